@@ -1,0 +1,135 @@
+//! Process identity: (pid, start time, boot id), checked through a pidfd, so that a reused pid is never taken for it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// The id of this boot (`/proc/sys/kernel/random/boot_id`, random(4)). What is recorded with another is gone.
+pub fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
+    })
+}
+
+/// Who a process is, for longer than its pid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The pid as the host sees it.
+    pub pid: i32,
+    /// Start time in clock ticks since boot (`/proc/PID/stat` field 22, proc_pid_stat(5)).
+    pub start: u64,
+    /// The boot it belongs to.
+    pub boot: String,
+}
+
+impl ProcessId {
+    /// The identity of a process that is known to exist now: a child, a parent, oneself.
+    pub fn of(pid: i32) -> io::Result<ProcessId> {
+        let (_, start) = stat(pid)?;
+        Ok(ProcessId { pid, start, boot: boot_id().to_owned() })
+    }
+
+    /// A pidfd on the process, if it still lives; `None` if it is gone, a zombie, or of another boot.
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+        if self.boot != boot_id() {
+            return Ok(None);
+        }
+        let fd = match sys::pidfd_open(self.pid) {
+            Ok(fd) => fd,
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        // The pidfd pins whoever has the pid now; the start time says whether it is the one that was meant.
+        match stat(self.pid) {
+            Ok((state, start)) if start == self.start && !matches!(state, 'Z' | 'X') => Ok(Some(fd)),
+            Ok(_) => Ok(None),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the process lives (a zombie does not).
+    pub fn alive(&self) -> bool {
+        matches!(self.open(), Ok(Some(_)))
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ProcessId, String> {
+        let parts = text.split_once('@').and_then(|(id, boot)| Some((id.split_once('.')?, boot)));
+        let ((pid, start), boot) = parts.ok_or("a process is PID.START@BOOT")?;
+        Ok(ProcessId {
+            pid: pid.parse().map_err(|_| "bad pid")?,
+            start: start.parse().map_err(|_| "bad start time")?,
+            boot: boot.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}@{}", self.pid, self.start, self.boot)
+    }
+}
+
+/// State letter and start time from `/proc/PID/stat`.
+pub fn stat(pid: i32) -> io::Result<(char, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command name, in parentheses, may hold anything, parentheses too: count fields from its end.
+    let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>()).unwrap_or_default();
+    let state = fields.first().and_then(|s| s.chars().next());
+    let start = fields.get(19).and_then(|s| s.parse().ok());
+    match (state, start) {
+        (Some(state), Some(start)) => Ok((state, start)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/PID/stat")),
+    }
+}
+
+/// Waits until the process behind the pidfd has ended; false if `limit` passed first.
+pub fn wait_dead(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
+    let deadline = std::time::Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, poll_timeout(left)) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => continue,
+            Ok(_) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// A poll(2) timeout: rounded up, so that a wait never ends before its time and spins.
+pub fn poll_timeout(left: Duration) -> PollTimeout {
+    let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
+    PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_start_or_boot_is_another_process() -> io::Result<()> {
+        let me = ProcessId::of(std::process::id() as i32)?;
+        assert!(me.alive());
+        assert!(!ProcessId { start: me.start + 1, ..me.clone() }.alive());
+        assert!(!ProcessId { boot: "other".to_owned(), ..me.clone() }.alive());
+        assert_eq!(me.to_string().parse(), Ok(me));
+        Ok(())
+    }
+}

@@ -1,0 +1,384 @@
+//! What every stage of a create does around its own work: read the record, respect the claim, pass the record on,
+//! and undo. A tool's `main` is a call of [`run`].
+
+use std::io::{self, BufRead, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::Args;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::claim::{Claim, Work};
+use crate::container::{Container, exists};
+use crate::error::{Code, Error, classify, complain};
+use crate::id::Id;
+use crate::instance::Instance;
+use crate::process::{ProcessId, boot_id};
+use crate::record::{FORMAT, RECORD_MAX, Record, STAGES, Section};
+use crate::{signals, sys};
+
+/// The options that every stage has.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StageArgs {
+    /// The container's name, where no record comes in: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, at most 63 bytes
+    #[arg(long, value_name = "NAME", help_heading = "Stage")]
+    pub id: Option<Id>,
+
+    /// Keep everything under DIR instead of /var/lib/quilt and /run/quilt: an instance of its own [env: QUILT_ROOT]
+    #[arg(long, value_name = "DIR", help_heading = "Stage")]
+    pub root: Option<PathBuf>,
+
+    /// Take back what this stage did for the container (never fails for want of anything to take back)
+    #[arg(long, help_heading = "Stage")]
+    pub undo: bool,
+
+    /// Change nothing; print the record with the `plan` of this stage, step by step
+    #[arg(long, help_heading = "Stage")]
+    pub dry_run: bool,
+}
+
+/// What a stage's own work gets to see.
+pub struct Context<'a, W> {
+    /// The instance.
+    pub instance: &'a Instance,
+    /// The record as it came in.
+    pub record: &'a Record,
+    /// The container's id.
+    pub id: Id,
+    /// The claim.
+    pub claim: Claim,
+    /// The container's directory, locked; absent in a dry run.
+    pub container: Option<&'a Container>,
+    /// What is asked of this stage: the record's `want` under the flags given.
+    pub want: &'a W,
+}
+
+/// What a stage's own work comes to.
+pub enum Outcome<H> {
+    /// It was done.
+    Done(H),
+    /// It was done, the answer is no, and the container is to be kept for looking at: only `probe --keep-failed`.
+    Kept(H, Error),
+    /// A dry run: what would be done.
+    Plan(Vec<String>),
+}
+
+/// A stage: its name and its two directions.
+pub struct Stage<W, H> {
+    /// The key of its section; the tool is `quilt-NAME`.
+    pub name: &'static str,
+    /// Does it. In a dry run (no container) returns the plan.
+    pub act: fn(&Context<'_, W>) -> anyhow::Result<Outcome<H>>,
+    /// Takes it back by name: idempotent, does all it can, returns the first thing it could not do.
+    pub undo: fn(&Instance, &Id, Claim) -> anyhow::Result<()>,
+    /// Whether a record that has this stage's `have` already must go through it again: only `probe`.
+    pub again: bool,
+}
+
+/// The pid of the wrapper whose pipeline this process is a stage of (`QUILT_PIPE`).
+fn pipeline() -> Option<Pid> {
+    std::env::var("QUILT_PIPE").ok()?.parse().ok().map(Pid::from_raw)
+}
+
+/// Readies the process to be a stage: signals blocked; in a pipeline, TERM when the wrapper dies.
+pub fn enter() -> Result<(), Error> {
+    signals::block();
+    if let Some(wrapper) = pipeline() {
+        sys::set_parent_death_signal(Some(Signal::SIGTERM)).map_err(|e| Error::os("ask for the parent's death", e))?;
+        if getppid() != wrapper {
+            // It died before we asked. Ask ourselves to stop, as it would have.
+            let _ = nix::sys::signal::kill(Pid::this(), Signal::SIGTERM);
+        }
+    }
+    Ok(())
+}
+
+/// Runs a stage. `from_stdin` says whether the record comes from standard input (`-`); `flags` is what the command
+/// line asks, which goes over what the record asks.
+pub fn run<W, H>(stage: &Stage<W, H>, args: &StageArgs, from_stdin: bool, flags: &W) -> ExitCode
+where
+    W: Serialize + DeserializeOwned + Default,
+    H: Serialize + DeserializeOwned,
+{
+    let mut record = Record::default();
+    let result = attempt(stage, args, from_stdin, flags, &mut record);
+    match result {
+        Ok(status) => status,
+        Err(error) => fail(stage, args, &mut record, &classify(&error)),
+    }
+}
+
+fn attempt<W, H>(
+    stage: &Stage<W, H>,
+    args: &StageArgs,
+    from_stdin: bool,
+    flags: &W,
+    record: &mut Record,
+) -> anyhow::Result<ExitCode>
+where
+    W: Serialize + DeserializeOwned + Default,
+    H: Serialize + DeserializeOwned,
+{
+    enter()?;
+    if !from_stdin && args.id.is_none() {
+        usage(stage.name);
+    }
+    if from_stdin {
+        *record = read_record()?;
+        if let Some(failure) = record.error()? {
+            print(record)?;
+            return Ok(ExitCode::from(failure.code.status()));
+        }
+    }
+    let dry = args.dry_run || record.get("dry_run")?.unwrap_or(false);
+    let instance = if dry { Instance::locate(args.root.as_deref())? } else { Instance::prepare(args.root.as_deref())? };
+    if args.undo {
+        return undo(stage, args, &instance, from_stdin, record);
+    }
+    if !from_stdin {
+        *record = saved_or_new(stage.name, args, &instance)?;
+    }
+    let until: Option<String> = record.get("until")?;
+    if pipeline().is_some() && until.as_deref().is_some_and(|last| order(stage.name) > order(last)) {
+        print(record)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let want: W = merged(record, stage.name, flags)?;
+    if !stage.again && !dry && done_in_this_boot(record, stage.name)? {
+        print(record)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (id, claim) = (record.id()?, record.claim()?);
+    let container = if dry { None } else { Some(claim_or_open(&instance, record)?) };
+    signals::check()?;
+    let context = Context { instance: &instance, record, id, claim, container: container.as_ref(), want: &want };
+    let outcome = (stage.act)(&context);
+    finish(stage, want, outcome?, container.as_ref(), record, until.as_deref())
+}
+
+/// Saves the section, settles the claim if this was the last stage, and passes the record on.
+fn finish<W: Serialize, H: Serialize>(
+    stage: &Stage<W, H>,
+    want: W,
+    outcome: Outcome<H>,
+    container: Option<&Container>,
+    record: &mut Record,
+    until: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    let (section, refusal) = match outcome {
+        Outcome::Done(have) => (Section { want, have: Some(have), plan: None }, None),
+        Outcome::Kept(have, error) => (Section { want, have: Some(have), plan: None }, Some(error)),
+        Outcome::Plan(plan) => (Section { want, have: None, plan: Some(plan) }, None),
+    };
+    record.set(stage.name, &section);
+    if let Some(container) = container {
+        let text = serde_json::to_string(&section)?;
+        container.write_section(stage.name, &text)?;
+        let last = until.unwrap_or(STAGES[STAGES.len() - 1]);
+        if pipeline().is_some() && last == stage.name {
+            container.set_work(record.claim()?, Work::Settled)?;
+        }
+    }
+    signals::check()?;
+    if let Some(error) = refusal {
+        record.set("error", &error.failure(&tool(stage.name)));
+        print(record)?;
+        complain(&tool(stage.name), &error);
+        return Ok(ExitCode::from(error.code.status()));
+    }
+    print(record)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reports the failure, and takes back: the whole claim in a pipeline, else this stage's own part.
+fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, error: &Error) -> ExitCode {
+    let tool = tool(stage.name);
+    if record.keys().next().is_none() {
+        record.set("format", &FORMAT);
+    }
+    record.set("error", &error.failure(&tool));
+    // A reader that is gone will not miss it.
+    let _ = print(record);
+    complain(&tool, error);
+    if let (Ok(id), Ok(claim)) = (record.id(), record.claim()) {
+        if pipeline().is_some() {
+            return undo_all(&id, claim, args, error.code);
+        }
+        if let Ok(instance) = Instance::locate(args.root.as_deref())
+            && let Ok(container) = Container::open(&instance, &id)
+            && container.holder().is_ok_and(|h| h.claim == claim)
+            && container.lock(Duration::from_secs(10)).is_ok()
+        {
+            if let Err(left) = (stage.undo)(&instance, &id, claim) {
+                complain(&tool, &classify(&left));
+            }
+            let only_mine = STAGES.iter().all(|s| matches!(container.read(&format!("{s}.json")), Ok(None)));
+            if only_mine {
+                let _ = container.remove(claim);
+            }
+        }
+    }
+    ExitCode::from(error.code.status())
+}
+
+/// Becomes `quilt-rm --claim`, which undoes every step by name and exits with the failure's status.
+fn undo_all(id: &Id, claim: Claim, args: &StageArgs, code: Code) -> ExitCode {
+    let mut command = Command::new(bin_dir().join("quilt-rm"));
+    command.arg("--claim").arg(claim.to_string()).arg("--status").arg(code.status().to_string());
+    if let Some(root) = &args.root {
+        command.arg("--root").arg(root);
+    }
+    let error = command.arg("--").arg(id.as_str()).exec();
+    complain("quilt", &Error::os("run quilt-rm to undo", error));
+    ExitCode::from(code.status())
+}
+
+/// The directory of the tools: `QUILT_BIN`, else where this program is.
+pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("QUILT_BIN").filter(|d| !d.is_empty()) {
+        return dir.into();
+    }
+    std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)).unwrap_or_default()
+}
+
+fn undo<W, H>(
+    stage: &Stage<W, H>,
+    args: &StageArgs,
+    instance: &Instance,
+    from_stdin: bool,
+    record: &mut Record,
+) -> anyhow::Result<ExitCode>
+where
+    W: Serialize + DeserializeOwned,
+    H: Serialize + DeserializeOwned,
+{
+    let id = if from_stdin { record.id()? } else { args.id.clone().unwrap_or_else(|| usage(stage.name)) };
+    let container = match Container::open(instance, &id) {
+        Ok(container) => container,
+        Err(e) if e.code == Code::NotFound => return Ok(ExitCode::SUCCESS),
+        Err(e) => return Err(e.into()),
+    };
+    container.lock(Duration::from_secs(10))?;
+    let claim = container.holder()?.claim;
+    if from_stdin && record.claim()? != claim {
+        return Err(exists(&id).into());
+    }
+    (stage.undo)(instance, &id, claim)?;
+    if let Some(section) = container.record().ok().and_then(|r| r.get::<Map<String, Value>>(stage.name).ok().flatten())
+    {
+        let mut section = section;
+        section.remove("have");
+        container.write_section(stage.name, &serde_json::to_string(&section)?)?;
+        record.set(stage.name, &section);
+    }
+    if from_stdin {
+        print(record)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The record of one line of standard input.
+fn read_record() -> Result<Record, Error> {
+    let mut line = String::new();
+    let read = io::stdin().lock().take(RECORD_MAX).read_line(&mut line);
+    match read {
+        Err(e) => Err(Error::os("read the record from standard input", e)),
+        Ok(0) => Err(Error::new(
+            Code::Interrupted,
+            "read the record",
+            "standard input ended without one: the step before died",
+        )),
+        Ok(_) => Record::parse(&line),
+    }
+}
+
+/// Prints the record as one line on standard output.
+pub fn print(record: &Record) -> Result<(), Error> {
+    let mut line = record.to_string();
+    line.push('\n');
+    let mut out = io::stdout().lock();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::os("pass the record on", e))
+}
+
+/// Without a record: the saved one of `--id`, or a new one.
+fn saved_or_new(name: &str, args: &StageArgs, instance: &Instance) -> Result<Record, Error> {
+    let Some(id) = &args.id else { usage(name) };
+    match Container::open(instance, id) {
+        Ok(container) => {
+            let record = container.record()?;
+            if name != "probe" && done_in_this_boot(&record, name)? {
+                return Err(Error::new(Code::Exists, "", format!("{name} is done for the container {id} already")));
+            }
+            Ok(record)
+        }
+        Err(e) if e.code == Code::NotFound && name != "probe" => Ok(Record::new(id, &Claim::generate())),
+        Err(e) => Err(e),
+    }
+}
+
+/// Opens the container that the record claims, or claims it. Locked.
+fn claim_or_open(instance: &Instance, record: &Record) -> Result<Container, Error> {
+    let (id, claim) = (record.id()?, record.claim()?);
+    let container = match Container::open(instance, &id) {
+        Ok(container) => container,
+        Err(e) if e.code == Code::NotFound => {
+            let work = match pipeline().map(|wrapper| ProcessId::of(wrapper.as_raw())) {
+                Some(Ok(wrapper)) => Work::Creating(wrapper),
+                Some(Err(_)) => return Err(Error::new(Code::Interrupted, "", "the caller died")),
+                None => Work::Settled,
+            };
+            return Container::claim(instance, record, work);
+        }
+        Err(e) => return Err(e),
+    };
+    // Only under the lock: whoever removes the container takes the claim over first.
+    if container.holder()?.claim != claim {
+        return Err(exists(&id));
+    }
+    container.lock(Duration::from_secs(10))?;
+    let holder = container.holder()?;
+    if holder.claim != claim || holder.work == Work::Removing {
+        return Err(Error::new(Code::Interrupted, "", format!("the container {id} was removed meanwhile")));
+    }
+    Ok(container)
+}
+
+/// The record's `want` of the stage under what the flags say, checked against the stage's type.
+fn merged<W: Serialize + DeserializeOwned>(record: &Record, name: &str, flags: &W) -> Result<W, Error> {
+    let bad =
+        |e: serde_json::Error| Error::new(Code::Invalid, format!("read `{name}.want` of the record"), e.to_string());
+    let mut want: Map<String, Value> = record.want(name)?;
+    if let Value::Object(given) = serde_json::to_value(flags).map_err(bad)? {
+        want.extend(given);
+    }
+    serde_json::from_value(Value::Object(want)).map_err(bad)
+}
+
+/// Whether the stage has been done, and what it made can still be there.
+fn done_in_this_boot(record: &Record, name: &str) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Boot {
+        boot: Option<String>,
+    }
+    Ok(record.have::<Boot>(name)?.is_some_and(|have| have.boot.is_none_or(|boot| boot == boot_id())))
+}
+
+fn order(stage: &str) -> usize {
+    STAGES.iter().position(|s| *s == stage).unwrap_or(0)
+}
+
+/// The name of a stage's program.
+fn tool(stage: &str) -> String {
+    format!("quilt-{stage}")
+}
+
+fn usage(stage: &str) -> ! {
+    complain(&tool(stage), &Error::new(Code::Invalid, "", "give `-` to read a record, or --id NAME (see --help)"));
+    std::process::exit(2)
+}

@@ -1,0 +1,221 @@
+//! Every unsafe line of Quilt: the system calls that no crate wraps, and fork.
+//!
+//! Functions here are safe to call, or say in their name what the caller promises. None keeps state.
+
+#![allow(unsafe_code)]
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::signal::{SigSet, Signal};
+
+/// The result of a raw system call.
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A descriptor that a system call just returned.
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel returned a new descriptor that nobody else has.
+    check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// 128 random bits (getrandom(2)); never fails once the kernel has booted.
+pub fn random_u128() -> u128 {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the buffer is 16 bytes; requests of up to 256 bytes are never cut short.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    assert_eq!(n, 16, "getrandom failed");
+    u128::from_ne_bytes(bytes)
+}
+
+/// pidfd_open(2), Linux 5.3.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// pidfd_send_signal(2), Linux 5.1.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    // SAFETY: a null siginfo means the default one.
+    let r = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, std::ptr::null::<()>(), 0)
+    };
+    check(r).map(drop)
+}
+
+/// Asks for `signal` at the death of the parent (PR_SET_PDEATHSIG(2const)).
+pub fn set_parent_death_signal(signal: Option<Signal>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal.map_or(0, |s| s as libc::c_ulong), 0, 0, 0) }.into())
+        .map(drop)
+}
+
+/// flock(2), exclusive; does not wait if `try_only` (EWOULDBLOCK).
+pub fn flock(fd: BorrowedFd<'_>, try_only: bool) -> io::Result<()> {
+    let operation = libc::LOCK_EX | if try_only { libc::LOCK_NB } else { 0 };
+    // SAFETY: no pointers.
+    check(unsafe { libc::flock(fd.as_raw_fd(), operation) }.into()).map(drop)
+}
+
+/// The pending signals of thread and process (sigpending(2)).
+pub fn pending_signals() -> SigSet {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: sigpending fills the set; a zeroed set is a valid empty one if it should fail.
+    unsafe {
+        libc::sigpending(set.as_mut_ptr());
+        SigSet::from_sigset_t_unchecked(set.assume_init())
+    }
+}
+
+/// signalfd(2), close-on-exec and non-blocking.
+pub fn signalfd(set: &SigSet) -> io::Result<OwnedFd> {
+    let raw: &libc::sigset_t = set.as_ref();
+    // SAFETY: the set lives through the call; -1 asks for a new descriptor.
+    owned(unsafe { libc::signalfd(-1, raw, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) }.into())
+}
+
+/// Every signal at its default action and none blocked: the state in which a command expects to start. Rust ignores
+/// SIGPIPE, shells ignore SIGINT for background jobs; both would be inherited.
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is a valid handler; KILL, STOP and libc's own two are refused, which is as well.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Whether the signal is ignored (sigaction(2)).
+pub fn is_ignored(signal: Signal) -> bool {
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only reads the old one into a valid place.
+    unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), old.as_mut_ptr()) == 0
+            && old.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// A child process as its maker sees it.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid in the caller's pid namespace.
+    pub pid: i32,
+    /// A pidfd on it.
+    pub pidfd: OwnedFd,
+}
+
+/// `linux/sched.h`; libc's constant is of too narrow a type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks by clone3(2) with the CLONE_NEW* `flags`, born in the cgroup (v2, Linux 5.7) behind `cgroup` if one is given,
+/// and runs `body` in the child. The child ends with the status that `body` returns; it never returns here, runs no
+/// destructors of the caller and no atexit handlers.
+///
+/// Must be called while the process has one thread: the child may then use all of std. (Every tool of Quilt calls it
+/// before it starts any thread; debug builds check, and fail with EBUSY.)
+pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> u8) -> io::Result<Child> {
+    if cfg!(debug_assertions) && std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1) {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: no CLONE_VM, so the child has its own copy of memory and stack; one thread, so no lock is held by a
+    // thread that the child lacks; the argument block is the kernel's struct clone_args and lives through the call.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    if pid == 0 {
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(255);
+        exit_now(status);
+    }
+    // SAFETY: CLONE_PIDFD stored a new descriptor.
+    Ok(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// Ends the process at once: `_exit(2)`.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: always permitted.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// Closes every descriptor from `first` on (close_range(2), Linux 5.9). Only right before exec or exit: owners of those
+/// descriptors must not be used or dropped afterwards, which a function that returns only an error makes likely.
+pub fn close_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers; see above for what the caller keeps to.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Marks every descriptor from `first` on as close-on-exec (close_range(2) with CLOSE_RANGE_CLOEXEC, Linux 5.11;
+/// before that, one fcntl for each).
+pub fn cloexec_from(first: RawFd) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    // SAFETY: no pointers, and no descriptor is closed.
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    if r == 0 {
+        return Ok(());
+    }
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd >= first)
+        .collect();
+    for fd in open {
+        // SAFETY: F_SETFD closes nothing; a descriptor that is gone meanwhile gives EBADF.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+/// Replaces the process by the file behind `fd` (execveat(2) with AT_EMPTY_PATH). Returns only the error.
+pub fn exec_fd(fd: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Result<Infallible> {
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays are null-terminated lists of strings that live through the call.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Err(check(r).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+/// Replaces the process by the file at `path` (execve(2)). Returns only the error.
+pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Result<Infallible> {
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays are null-terminated lists of strings that live through the call.
+    let r = unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    Err(check(r.into()).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
