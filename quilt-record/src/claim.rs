@@ -73,8 +73,10 @@ pub struct Holder {
 pub enum Work {
     /// Nothing: the container is as somebody wanted it.
     Settled,
-    /// A pipeline is creating it; dead if this process (the wrapper) is.
+    /// A pipeline is creating it; dead if this process (the wrapper) is. Undoing it removes all of it.
     Creating(ProcessId),
+    /// A pipeline is starting one that was there before, or resuming one. Undoing it makes it a stopped container.
+    Starting(ProcessId),
     /// It is being removed, and what is left of it is nobody's.
     Removing,
 }
@@ -87,7 +89,11 @@ impl FromStr for Holder {
         let work = match work {
             "" => Work::Settled,
             "removing" => Work::Removing,
-            process => Work::Creating(process.parse()?),
+            work => match work.split_once(' ') {
+                Some(("creating", process)) => Work::Creating(process.parse()?),
+                Some(("starting", process)) => Work::Starting(process.parse()?),
+                _ => return Err(format!("`{work}` is nothing that is done under a claim")),
+            },
         };
         Ok(Holder { claim: claim.parse()?, work })
     }
@@ -97,7 +103,8 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.work {
             Work::Settled => write!(f, "{}", self.claim),
-            Work::Creating(process) => write!(f, "{} {process}", self.claim),
+            Work::Creating(process) => write!(f, "{} creating {process}", self.claim),
+            Work::Starting(process) => write!(f, "{} starting {process}", self.claim),
             Work::Removing => write!(f, "{} removing", self.claim),
         }
     }
@@ -121,7 +128,8 @@ mod tests {
         for text in [
             "0123abcd456789abcdef0123456789ab",
             "0123abcd456789abcdef0123456789ab removing",
-            "0123abcd456789abcdef0123456789ab 12.3456@7d0bb7f0-94a4-4af4-9f5a-6e45e6a6ad36",
+            "0123abcd456789abcdef0123456789ab creating 12.3456@7d0bb7f0-94a4-4af4-9f5a-6e45e6a6ad36",
+            "0123abcd456789abcdef0123456789ab starting 12.3456@7d0bb7f0-94a4-4af4-9f5a-6e45e6a6ad36",
         ] {
             assert_eq!(text.parse::<Holder>().map(|h| h.to_string()), Ok(text.to_owned()));
         }

@@ -107,8 +107,7 @@ where
     H: Serialize + DeserializeOwned,
 {
     let mut record = Record::default();
-    let result = attempt(stage, args, from_stdin, flags, &mut record);
-    match result {
+    match attempt(stage, args, from_stdin, flags, &mut record) {
         Ok(status) => status,
         Err(error) => fail(stage, args, &mut record, &classify(&error)),
     }
@@ -180,20 +179,27 @@ fn finish<W: Serialize, H: Serialize>(
     if let Some(container) = container {
         let text = serde_json::to_string(&section)?;
         container.write_section(stage.name, &text)?;
-        let last = until.unwrap_or(STAGES[STAGES.len() - 1]);
-        if pipeline().is_some() && last == stage.name {
-            container.set_work(record.claim()?, Work::Settled)?;
-        }
     }
     signals::check()?;
-    if let Some(error) = refusal {
+    if let Some(error) = &refusal {
         record.set("error", &error.failure(&tool(stage.name)));
-        print(record)?;
-        complain(&tool(stage.name), &error);
-        return Ok(ExitCode::from(error.code.status()));
     }
     print(record)?;
-    Ok(ExitCode::SUCCESS)
+    // Settled only once the answer is out: until then a reader that went away undoes it.
+    let last = until.unwrap_or(STAGES[STAGES.len() - 1]);
+    if let Some(container) = container
+        && pipeline().is_some()
+        && last == stage.name
+    {
+        container.set_work(record.claim()?, Work::Settled)?;
+    }
+    Ok(match refusal {
+        None => ExitCode::SUCCESS,
+        Some(error) => {
+            complain(&tool(stage.name), &error);
+            ExitCode::from(error.code.status())
+        }
+    })
 }
 
 /// Reports the failure, and takes back: the whole claim in a pipeline, else this stage's own part.
@@ -227,7 +233,8 @@ fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, error:
     ExitCode::from(error.code.status())
 }
 
-/// Becomes `quilt-rm --claim`, which undoes every step by name and exits with the failure's status.
+/// Becomes `quilt-rm --claim`, which undoes what the pipeline did under the claim and exits with the failure's status:
+/// a container that it was creating is removed, one that it was starting is stopped, a settled one is left alone.
 fn undo_all(id: &Id, claim: Claim, args: &StageArgs, code: Code) -> ExitCode {
     let mut command = Command::new(bin_dir().join("quilt-rm"));
     command.arg("--claim").arg(claim.to_string()).arg("--status").arg(code.status().to_string());
@@ -328,11 +335,7 @@ fn claim_or_open(instance: &Instance, record: &Record) -> Result<Container, Erro
     let container = match Container::open(instance, &id) {
         Ok(container) => container,
         Err(e) if e.code == Code::NotFound => {
-            let work = match pipeline().map(|wrapper| ProcessId::of(wrapper.as_raw())) {
-                Some(Ok(wrapper)) => Work::Creating(wrapper),
-                Some(Err(_)) => return Err(Error::new(Code::Interrupted, "", "the caller died")),
-                None => Work::Settled,
-            };
+            let work = wrapper()?.map_or(Work::Settled, Work::Creating);
             return Container::claim(instance, record, work);
         }
         Err(e) => return Err(e),
@@ -346,7 +349,19 @@ fn claim_or_open(instance: &Instance, record: &Record) -> Result<Container, Erro
     if holder.claim != claim || holder.work == Work::Removing {
         return Err(Error::new(Code::Interrupted, "", format!("the container {id} was removed meanwhile")));
     }
+    if holder.work == Work::Settled
+        && let Some(wrapper) = wrapper()?
+    {
+        container.set_work(claim, Work::Starting(wrapper))?;
+    }
     Ok(container)
+}
+
+/// The identity of the wrapper, in a pipeline.
+fn wrapper() -> Result<Option<ProcessId>, Error> {
+    let Some(pid) = pipeline() else { return Ok(None) };
+    let gone = |_| Error::new(Code::Interrupted, "", "the caller died");
+    ProcessId::of(pid.as_raw()).map(Some).map_err(gone)
 }
 
 /// The record's `want` of the stage under what the flags say, checked against the stage's type.
@@ -369,8 +384,9 @@ fn done_in_this_boot(record: &Record, name: &str) -> Result<bool, Error> {
     Ok(record.have::<Boot>(name)?.is_some_and(|have| have.boot.is_none_or(|boot| boot == boot_id())))
 }
 
+/// The place of a stage; one that is not in the list (`run`) comes after all.
 fn order(stage: &str) -> usize {
-    STAGES.iter().position(|s| *s == stage).unwrap_or(0)
+    STAGES.iter().position(|s| *s == stage).unwrap_or(STAGES.len())
 }
 
 /// The name of a stage's program.

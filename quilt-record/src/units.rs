@@ -66,7 +66,7 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match UNITS[1..].iter().rev().find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0) {
+        match UNITS[1..].iter().rev().find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale)) {
             Some((name, scale)) => write!(f, "{}{name}iB", self.0 / scale),
             None => write!(f, "{}B", self.0),
         }
