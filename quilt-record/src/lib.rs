@@ -12,6 +12,7 @@ pub mod id;
 pub mod instance;
 pub mod lock;
 pub mod process;
+pub mod readonly;
 pub mod record;
 pub mod signals;
 pub mod stage;

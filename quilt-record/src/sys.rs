@@ -219,3 +219,49 @@ pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Result<Infall
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
+
+/// A detached copy of the mount at `path`, from there on (open_tree(2) with OPEN_TREE_CLONE, Linux 5.2): gone with the
+/// descriptor, unless it is attached. An empty path means what is behind `dir`.
+pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE as libc::c_long
+        | libc::OPEN_TREE_CLOEXEC as libc::c_long
+        | libc::c_long::from(libc::AT_EMPTY_PATH);
+    // SAFETY: the path lives through the call.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
+}
+
+/// Sets the MOUNT_ATTR_* bits of `set` on the mount behind `mount`, and its propagation to private
+/// (mount_setattr(2), Linux 5.12).
+pub fn restrict_mount(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    // SAFETY: the kernel reads a struct mount_attr of the size given; both pointers live through the call.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(r).map(drop)
+}
+
+/// Attaches a detached mount to the directory or file behind `target` (move_mount(2), Linux 5.2).
+pub fn attach_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    const FROM_EMPTY_PATH: libc::c_long = 0x4;
+    const TO_EMPTY_PATH: libc::c_long = 0x40;
+    // SAFETY: both paths are empty strings.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            FROM_EMPTY_PATH | TO_EMPTY_PATH,
+        )
+    };
+    check(r).map(drop)
+}
