@@ -5,6 +5,7 @@
 //! It does no step of a container's creation itself, and has no state of its own.
 
 pub mod claim;
+pub mod confine;
 pub mod container;
 pub mod error;
 pub mod have;

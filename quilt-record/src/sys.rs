@@ -265,3 +265,67 @@ pub fn attach_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result
     };
     check(r).map(drop)
 }
+
+/// prctl(2) with one argument.
+fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: only called with options whose argument is a number.
+    check(unsafe { libc::prctl(option, argument, 0, 0, 0) }.into()).map(drop)
+}
+
+/// Whether others may ptrace this process and look at its descriptors and memory (PR_SET_DUMPABLE(2const)).
+pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, dumpable.into())
+}
+
+/// No exec grants anything from here on (PR_SET_NO_NEW_PRIVS(2const)).
+pub fn set_no_new_privs() -> io::Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// A session keyring of its own, so that the caller's is out of reach (keyctl_join_session_keyring(3)). A kernel without
+/// keys, or a host whose own filter refuses keyctl(2) and so refuses it to the container too, is no failure.
+pub fn join_new_session_keyring() -> io::Result<()> {
+    // SAFETY: a null name asks for an anonymous keyring.
+    let r = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<()>()) };
+    match check(r) {
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Drops every capability that is not in `mask` from the bounding set (capabilities(7)). Needs CAP_SETPCAP.
+pub fn bound_capabilities(mask: u64) -> io::Result<()> {
+    for capability in 0..64 {
+        if mask & (1 << capability) != 0 {
+            continue;
+        }
+        match prctl(libc::PR_CAPBSET_DROP, capability) {
+            // Past the last that this kernel knows.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The capability sets of a thread, as masks (capabilities(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What is checked.
+    pub effective: u64,
+    /// What may become effective.
+    pub permitted: u64,
+    /// What may survive an exec, with the file's consent.
+    pub inheritable: u64,
+}
+
+/// capset(2) on the calling thread. Can only give up.
+pub fn set_capabilities(capabilities: Capabilities) -> io::Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION_3, 0];
+    let Capabilities { effective, permitted, inheritable } = capabilities;
+    let half = |shift: u32| [effective, permitted, inheritable].map(|set| (set >> shift) as u32);
+    let data: [[u32; 3]; 2] = [half(0), half(32)];
+    // SAFETY: struct __user_cap_header_struct and two of struct __user_cap_data_struct, as version 3 has them.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop)
+}
