@@ -26,6 +26,19 @@ pub struct Record {
     fields: Vec<(String, Box<RawValue>)>,
 }
 
+/// What `quilt-spec` passes on in place of a record when there is nothing to make: a usage error, or help. A pipeline
+/// has one status and one answer, the last stage's; so this travels through all of them, and each exits with `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The stage that must not pass it on.
+    pub last: String,
+    /// The exit status: 2, or 0 for help.
+    pub status: u8,
+    /// What the last stage prints on standard output: the help.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text: Option<String>,
+}
+
 /// One tool's part of the record: what was asked, and what was done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Section<W, H> {
@@ -152,6 +165,11 @@ impl Record {
     /// The failure that the record carries, if any.
     pub fn error(&self) -> Result<Option<Failure>, Error> {
         self.get("error")
+    }
+
+    /// The end that a usage error or a call for help comes to, in place of a record.
+    pub fn end(&self) -> Result<Option<End>, Error> {
+        self.get("end")
     }
 
     /// Drops what was done, so that the record is a spec again: a restart is a replay of it.

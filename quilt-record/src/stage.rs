@@ -134,6 +134,14 @@ where
             print(record)?;
             return Ok(ExitCode::from(failure.code.status()));
         }
+        if let Some(end) = record.end()? {
+            match end.text {
+                _ if end.last != stage.name => print(record)?,
+                Some(text) => print_text(&text)?,
+                None => {}
+            }
+            return Ok(ExitCode::from(end.status));
+        }
     }
     let dry = args.dry_run || record.get("dry_run")?.unwrap_or(false);
     let instance = if dry { Instance::locate(args.root.as_deref())? } else { Instance::prepare(args.root.as_deref())? };
@@ -309,8 +317,12 @@ fn read_record() -> Result<Record, Error> {
 pub fn print(record: &Record) -> Result<(), Error> {
     let mut line = record.to_string();
     line.push('\n');
+    print_text(&line)
+}
+
+fn print_text(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::os("pass the record on", e))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::os("pass the record on", e))
 }
 
 /// Without a record: the saved one of `--id`, or a new one.
