@@ -1,0 +1,262 @@
+//! Cgroup leaves: `init` and `x-N` below a container's directory, in every hierarchy that it has one in. Processes are
+//! in leaves only, limits only above them: v2 forbids processes beside enabled controllers (cgroups(7), "no internal
+//! processes"), and v1 is kept the same.
+//!
+//! The one hard thing is to join without waiting for an RCU grace period, which a pid written to `cgroup.procs` costs
+//! (8-24 ms): on v2 the child is born inside (CLONE_INTO_CGROUP), on v1 it writes `0` to `tasks` as its first deed,
+//! through descriptors that were opened for it.
+//!
+//! Leaves are made in the order of the hierarchies and removed in the opposite one, so whoever made the first directory
+//! of a name owns the name in all of them.
+
+mod tree;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, pipe2, read, unlinkat, write};
+
+use crate::error::{Code, Error, Step};
+use crate::have::Hierarchy;
+use crate::sys;
+
+pub use tree::{kill_all, list, remove_all};
+
+/// The pid that a numbered leaf's maker had is its number modulo this (the kernel's PID_MAX_LIMIT, `threads.h`).
+const PID_LIMIT: u64 = 1 << 22;
+
+/// The start of a numbered leaf's name.
+pub const NUMBERED: &str = "x-";
+
+/// One leaf: its directory in every hierarchy of the container.
+#[derive(Debug)]
+pub struct Leaf {
+    name: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    version: u8,
+    path: PathBuf,
+    /// v1: `tasks`, open for writing. v2: the directory (O_PATH).
+    fd: OwnedFd,
+}
+
+impl Leaf {
+    /// Makes the leaf. One that is there but empty, left by a command that was killed, is taken over; one with processes
+    /// in it is `busy`.
+    pub fn create(hierarchies: &[Hierarchy], name: &str) -> Result<Leaf, Error> {
+        match Leaf::make(hierarchies, name, false)? {
+            Some(leaf) => Ok(leaf),
+            None => {
+                let leaf = Leaf::open(hierarchies, name)?;
+                if leaf.populated()? {
+                    let step = format!("make the cgroup {name}");
+                    return Err(Error::new(Code::Busy, step, "it is there, with processes in it"));
+                }
+                Ok(leaf)
+            }
+        }
+    }
+
+    /// Makes a leaf of a name that nobody has: `x-N`, N being the caller's pid, or that and a multiple of 2^22 while an
+    /// earlier owner of the pid left processes behind. See [`owner`].
+    pub fn create_numbered(hierarchies: &[Hierarchy]) -> Result<Leaf, Error> {
+        let mut number = u64::from(std::process::id());
+        loop {
+            match Leaf::make(hierarchies, &format!("{NUMBERED}{number}"), true)? {
+                Some(leaf) => return Ok(leaf),
+                None => number += PID_LIMIT,
+            }
+        }
+    }
+
+    /// Opens a leaf that is there; `not_found` if it is not.
+    pub fn open(hierarchies: &[Hierarchy], name: &str) -> Result<Leaf, Error> {
+        let parts = hierarchies.iter().map(|h| Part::open(h, name)).collect::<Result<_, Error>>()?;
+        Ok(Leaf { name: name.to_owned(), parts })
+    }
+
+    /// `None` if the first directory is there already (any of them, unless `first_decides`).
+    fn make(hierarchies: &[Hierarchy], name: &str, first_decides: bool) -> Result<Option<Leaf>, Error> {
+        let mut leaf = Leaf { name: name.to_owned(), parts: Vec::with_capacity(hierarchies.len()) };
+        for (at, hierarchy) in hierarchies.iter().enumerate() {
+            let path = hierarchy.path.join(name);
+            let made = match mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755)) {
+                // A later directory of a name whose first one is ours is what an interrupted removal left.
+                Err(Errno::EEXIST) if at > 0 && first_decides => Ok(()),
+                Err(Errno::EEXIST) => {
+                    leaf.discard();
+                    return Ok(None);
+                }
+                Err(e) => Err(Error::os(format!("make the cgroup {}", path.display()), e)),
+                Ok(()) => Ok(()),
+            };
+            match made.and_then(|()| Part::open(hierarchy, name)) {
+                Ok(part) => leaf.parts.push(part),
+                Err(e) => {
+                    let _ = unlinkat(AT_FDCWD, &path, UnlinkatFlags::RemoveDir);
+                    leaf.discard();
+                    return Err(e);
+                }
+            }
+        }
+        Ok(Some(leaf))
+    }
+
+    /// Removes what was just made and nobody can be in yet.
+    fn discard(self) {
+        for part in self.parts.iter().rev() {
+            let _ = unlinkat(AT_FDCWD, &part.path, UnlinkatFlags::RemoveDir);
+        }
+    }
+
+    /// Its name: `init`, `x-N`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Forks a child into the leaf and runs `body` in it, as [`sys::fork`] does, under whose conditions it may be called.
+    /// Returns once the child has joined every hierarchy; if it could not, it has ended and the error says where.
+    pub fn fork(&self, flags: u64, body: impl FnOnce() -> u8) -> Result<sys::Child, Error> {
+        let step = || format!("start a process in the cgroup {}", self.name);
+        let unified = self.parts.iter().find(|p| p.version == 2);
+        let mut body = Some(body);
+        let mut run = |joins: &[&Part], born: Option<&Part>| -> Result<io::Result<sys::Child>, Error> {
+            if joins.is_empty() {
+                return Ok(sys::fork(flags, born.map(|p| p.fd.as_fd()), || body.take().map_or(255, |body| body())));
+            }
+            let (told, tell) = pipe2(OFlag::O_CLOEXEC).step(step)?;
+            // The parent's copy of `tell` goes with the closure, when fork returns there.
+            let child = sys::fork(flags, born.map(|p| p.fd.as_fd()), || {
+                let tell = tell;
+                for (at, part) in joins.iter().enumerate() {
+                    if let Err(e) = part.join() {
+                        let _ = write(&tell, &[at as u8, e as i32 as u8]);
+                        return 255;
+                    }
+                }
+                drop(tell);
+                body.take().map_or(255, |body| body())
+            });
+            let Ok(child) = child else { return Ok(child) };
+            let mut failed = [0u8; 2];
+            match read(&told, &mut failed) {
+                Ok(2) => {
+                    let path = &joins.get(usize::from(failed[0])).unwrap_or(&joins[0]).path;
+                    let _ = nix::sys::wait::waitpid(
+                        nix::unistd::Pid::from_raw(child.pid),
+                        Some(nix::sys::wait::WaitPidFlag::__WALL),
+                    );
+                    let errno = Errno::from_raw(failed[1].into());
+                    Err(Error::os(format!("join the cgroup {}", path.display()), errno))
+                }
+                // Closed without a word: it joined, or was killed before it ran anything, as its pidfd will tell.
+                _ => Ok(Ok(child)),
+            }
+        };
+        let v1: Vec<&Part> = self.parts.iter().filter(|p| p.version == 1).collect();
+        let child = run(&v1, unified)?;
+        let child = match child {
+            // An old kernel, or a sandbox that does not know the flag: the slow way in.
+            Err(e)
+                if unified.is_some() && matches!(e.raw_os_error(), Some(libc::E2BIG | libc::EINVAL | libc::ENOSYS)) =>
+            {
+                run(&self.parts.iter().collect::<Vec<_>>(), None)?
+            }
+            child => child,
+        };
+        child.map_err(|e| match e.raw_os_error() {
+            Some(libc::EAGAIN) => Error {
+                message: "the limit of processes is reached (pids.max of the container, or the host's)".to_owned(),
+                ..Error::os(step(), e)
+            },
+            _ => Error::os(step(), e),
+        })
+    }
+
+    /// Kills everything in the leaf and below it, and returns when all of it is dead; `timeout` if it is not by `limit`.
+    pub fn kill(&self, limit: Duration) -> Result<(), Error> {
+        let dirs = self.parts.iter().map(|p| tree::Dir::open(p.version, &p.path));
+        let dirs = dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()?;
+        tree::kill(&dirs, Instant::now() + limit, &self.name)
+    }
+
+    /// Whether there are processes in the leaf or below it; zombies do not count.
+    pub fn populated(&self) -> Result<bool, Error> {
+        match self.judge()? {
+            Some(dir) => dir.populated(),
+            None => Ok(false),
+        }
+    }
+
+    /// The processes in the leaf and below it, as pids of the caller's namespace.
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        self.judge()?.map_or(Ok(Vec::new()), |dir| dir.pids())
+    }
+
+    /// The hierarchy to ask: v2 if there is one, which knows at once and for the whole tree.
+    fn judge(&self) -> Result<Option<tree::Dir>, Error> {
+        let part = self.parts.iter().find(|p| p.version == 2).or(self.parts.first());
+        part.map_or(Ok(None), |part| tree::Dir::open(part.version, &part.path))
+    }
+
+    /// Removes the leaf, with what was made below it. False, and nothing changed, if processes are left in it. One that
+    /// is gone already is no error.
+    pub fn remove(&self) -> Result<bool, Error> {
+        for part in self.parts.iter().rev() {
+            if !tree::remove(part.version, &part.path)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Part {
+    fn open(hierarchy: &Hierarchy, name: &str) -> Result<Part, Error> {
+        let path = hierarchy.path.join(name);
+        let fd = if hierarchy.version == 1 {
+            openat(AT_FDCWD, &path.join("tasks"), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+        } else {
+            openat(AT_FDCWD, &path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        };
+        let fd = fd.step(|| format!("open the cgroup {}", path.display()))?;
+        Ok(Part { version: hierarchy.version, path, fd })
+    }
+
+    /// The calling process, which has one thread, joins.
+    fn join(&self) -> Result<(), Errno> {
+        if self.version == 1 {
+            return write(&self.fd, b"0").map(drop);
+        }
+        let procs = openat(&self.fd, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        write(&procs, b"0").map(drop)
+    }
+}
+
+/// The pid that the maker of a numbered leaf has or had; `None` for a leaf of another name. An empty leaf whose owner is
+/// dead is nobody's.
+pub fn owner(name: &str) -> Option<i32> {
+    let number: u64 = name.strip_prefix(NUMBERED)?.parse().ok()?;
+    i32::try_from(number % PID_LIMIT).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_numbered_leaf_names_its_owner() {
+        assert_eq!(owner("x-77"), Some(77));
+        assert_eq!(owner(&format!("x-{}", 77 + 3 * PID_LIMIT)), Some(77));
+        assert_eq!(owner("init"), None);
+        assert_eq!(owner("x-"), None);
+    }
+}

@@ -1,0 +1,336 @@
+//! A cgroup directory and all below it: who is in it, kill them, remove it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::dir::{Dir as Entries, Type};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, read, unlinkat, write};
+
+use crate::error::{Code, Error, Step};
+use crate::have::Hierarchy;
+use crate::process::poll_timeout;
+use crate::sys;
+
+/// How deep cgroups below a leaf are followed; each level holds a descriptor.
+const DEPTH: u32 = 200;
+
+/// How many processes are waited for one by one; past that, only for the cgroup to become empty.
+const WATCHED: usize = 64;
+
+/// How long the removal waits for processes that are past everything but their own end.
+const DYING: Duration = Duration::from_millis(500);
+
+/// A cgroup directory, open.
+#[derive(Debug)]
+pub(super) struct Dir {
+    version: u8,
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Dir {
+    /// Opens it; `None` if it is not there.
+    pub(super) fn open(version: u8, path: &Path) -> Result<Option<Dir>, Error> {
+        match open_dir(AT_FDCWD, path) {
+            Ok(fd) => Ok(Some(Dir { version, path: path.to_owned(), fd })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(Error::os(format!("open the cgroup {}", path.display()), e)),
+        }
+    }
+
+    /// Whether it or anything below it has a process.
+    pub(super) fn populated(&self) -> Result<bool, Error> {
+        if self.version == 1 {
+            return Ok(!self.pids()?.is_empty());
+        }
+        match openat(&self.fd, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(events) => self.says_populated(&events.into()),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(e) => Err(Error::os(format!("read {}", self.path.join("cgroup.events").display()), e)),
+        }
+    }
+
+    fn says_populated(&self, events: &File) -> Result<bool, Error> {
+        let mut text = [0u8; 128];
+        match events.read_at(&mut text, 0) {
+            Ok(n) => Ok(!text[..n].windows(11).any(|w| w == b"populated 0")),
+            // The directory was removed.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+            Err(e) => Err(Error::os(format!("read {}", self.path.join("cgroup.events").display()), e)),
+        }
+    }
+
+    /// Every process in it and below it.
+    pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
+        let mut pids = Vec::new();
+        collect(self.fd.as_fd(), &mut pids, DEPTH)
+            .step(|| format!("list the processes of the cgroup {}", self.path.display()))?;
+        Ok(pids)
+    }
+
+    /// Writes to one of its files; false if there is no such file.
+    fn write(&self, file: &str, text: &str) -> Result<bool, Error> {
+        let step = || format!("write {text} to {}", self.path.join(file).display());
+        match openat(&self.fd, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(fd) => write(&fd, text.as_bytes()).map(|_| true).step(step),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(e) => Err(Error::os(step(), e)),
+        }
+    }
+
+    /// Holds everything in it still, so that nothing forks faster than it is killed; false if this hierarchy cannot.
+    fn freeze(&self, on: bool) -> Result<bool, Error> {
+        match (self.version, on) {
+            (1, true) => self.write("freezer.state", "FROZEN"),
+            (1, false) => self.write("freezer.state", "THAWED"),
+            (_, on) => self.write("cgroup.freeze", if on { "1" } else { "0" }),
+        }
+    }
+}
+
+/// Kills everything in the trees, which are the directories of one cgroup in several hierarchies.
+pub(super) fn kill(dirs: &[Dir], deadline: Instant, what: &str) -> Result<(), Error> {
+    if let Some(unified) = dirs.iter().find(|d| d.version == 2)
+        && unified.write("cgroup.kill", "1")?
+    {
+        return if settle(unified, deadline)? { Ok(()) } else { Err(outlived(what)) };
+    }
+    let Some(judge) = dirs.iter().find(|d| d.version == 2).or(dirs.first()) else { return Ok(()) };
+    let mut freezer = None;
+    for dir in dirs.iter().rev() {
+        if dir.freeze(true)? {
+            freezer = Some(dir);
+            break;
+        }
+    }
+    loop {
+        let signalled = signal_all(judge);
+        // The v1 freezer delivers no signal to who is frozen, not even this one.
+        if let Some(freezer) = freezer {
+            freezer.freeze(false)?;
+        }
+        let dying = signalled?;
+        if dying.is_empty() && !judge.populated()? {
+            return Ok(());
+        }
+        if !wait_each(&dying, None, deadline)? || Instant::now() >= deadline {
+            return Err(outlived(what));
+        }
+        // Whoever was forked before the freeze took hold is listed now.
+        if let Some(freezer) = freezer {
+            freezer.freeze(true)?;
+        }
+    }
+}
+
+fn outlived(what: &str) -> Error {
+    Error::new(Code::Timeout, format!("kill the processes of the cgroup {what}"), "some still live")
+}
+
+/// Sends SIGKILL to everything in the tree, and returns pidfds to wait for. A pid that was reused between the listing
+/// and the pidfd is not hit: only who is still listed once its pidfd is open can be meant.
+fn signal_all(dir: &Dir) -> Result<Vec<OwnedFd>, Error> {
+    let opened: Vec<(i32, OwnedFd)> =
+        dir.pids()?.into_iter().filter_map(|pid| Some((pid, sys::pidfd_open(pid).ok()?))).collect();
+    if opened.is_empty() {
+        return Ok(Vec::new());
+    }
+    let still = dir.pids()?;
+    let mut dying = Vec::with_capacity(opened.len());
+    for (pid, pidfd) in opened {
+        if still.contains(&pid) && sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL).is_ok() {
+            dying.push(pidfd);
+        }
+    }
+    Ok(dying)
+}
+
+/// Waits until the v2 tree has no process; false at the deadline.
+///
+/// The event for that (`populated` of cgroup.events, cgroups(7)) comes at most once in 10 ms, so up to that much late.
+/// The processes' own ends are not held back: wait for both, and ask again.
+fn settle(dir: &Dir, deadline: Instant) -> Result<bool, Error> {
+    let step = || format!("read {}", dir.path.join("cgroup.events").display());
+    let events = openat(&dir.fd, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    let events = File::from(events.step(step)?);
+    while dir.says_populated(&events)? {
+        let dying: Vec<OwnedFd> =
+            dir.pids()?.iter().take(WATCHED).filter_map(|pid| sys::pidfd_open(*pid).ok()).collect();
+        if !wait_each(&dying, Some(events.as_fd()), deadline)? {
+            return Ok(!dir.says_populated(&events)?);
+        }
+    }
+    Ok(true)
+}
+
+/// Waits until all of `dying` are dead, or `events` (of which the current state was read) changes; false at the deadline.
+fn wait_each(dying: &[OwnedFd], events: Option<BorrowedFd<'_>>, deadline: Instant) -> Result<bool, Error> {
+    let mut left: Vec<BorrowedFd<'_>> = dying.iter().map(AsFd::as_fd).collect();
+    while !left.is_empty() || (dying.is_empty() && events.is_some()) {
+        let mut polled: Vec<PollFd<'_>> = left.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        polled.extend(events.map(|fd| PollFd::new(fd, PollFlags::POLLPRI)));
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        match poll(&mut polled, poll_timeout(remaining)) {
+            Ok(0) if remaining.is_zero() => return Ok(false),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(Error::os("wait for processes to end", e)),
+        }
+        let fired = |p: &PollFd<'_>| p.revents().is_some_and(|r| !r.is_empty());
+        if events.is_some() && polled.last().is_some_and(fired) {
+            return Ok(true);
+        }
+        let ended: Vec<bool> = polled.iter().map(fired).collect();
+        let mut at = 0;
+        left.retain(|_| {
+            at += 1;
+            !ended[at - 1]
+        });
+    }
+    Ok(true)
+}
+
+/// Removes the directory and all below it; false if a live process is in there.
+pub(super) fn remove(version: u8, path: &Path) -> Result<bool, Error> {
+    let step = || format!("remove the cgroup {}", path.display());
+    let rmdir = || match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(true),
+        Err(Errno::EBUSY | Errno::ENOTEMPTY) => Ok(false),
+        Err(e) => Err(Error::os(step(), e)),
+    };
+    if rmdir()? {
+        return Ok(true);
+    }
+    // Busy: cgroups below, or processes.
+    let Some(dir) = Dir::open(version, path)? else { return Ok(true) };
+    remove_below(dir.fd.as_fd(), DEPTH).step(step)?;
+    if rmdir()? {
+        return Ok(true);
+    }
+    if !dir.pids()?.is_empty() {
+        return Ok(false);
+    }
+    // Nobody is listed, but somebody counts: a process that is past its exit but not yet off its last CPU.
+    let deadline = Instant::now() + DYING;
+    if version == 2 {
+        settle(&dir, deadline)?;
+        remove_below(dir.fd.as_fd(), DEPTH).step(step)?;
+        return rmdir();
+    }
+    // v1 has no event for it; such a process needs nothing but the CPU that it is about to leave.
+    while Instant::now() < deadline {
+        let _ = nix::sched::sched_yield();
+        remove_below(dir.fd.as_fd(), DEPTH).step(step)?;
+        if rmdir()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes every cgroup below, the deepest first; leaves those that are busy.
+fn remove_below(dir: BorrowedFd<'_>, depth: u32) -> nix::Result<()> {
+    for name in below(dir)? {
+        if unlinkat(dir, name.as_c_str(), UnlinkatFlags::RemoveDir) != Err(Errno::EBUSY) || depth == 0 {
+            continue;
+        }
+        match open_dir(dir, name.as_c_str()) {
+            Ok(child) => remove_below(child.as_fd(), depth - 1)?,
+            Err(Errno::ENOENT) => continue,
+            Err(e) => return Err(e),
+        }
+        let _ = unlinkat(dir, name.as_c_str(), UnlinkatFlags::RemoveDir);
+    }
+    Ok(())
+}
+
+fn collect(dir: BorrowedFd<'_>, pids: &mut Vec<i32>, depth: u32) -> nix::Result<()> {
+    match openat(dir, "cgroup.procs", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).and_then(|fd| slurp(&fd)) {
+        // 0: a process of a pid namespace that the caller is not above of.
+        Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0)),
+        // Removed meanwhile; or a threaded v2 cgroup, whose processes are listed further up.
+        Err(Errno::ENOENT | Errno::ENODEV) => return Ok(()),
+        Err(Errno::EOPNOTSUPP) => {}
+        Err(e) => return Err(e),
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    for name in below(dir)? {
+        match open_dir(dir, name.as_c_str()) {
+            Ok(child) => collect(child.as_fd(), pids, depth - 1)?,
+            Err(Errno::ENOENT) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn slurp(fd: &OwnedFd) -> nix::Result<String> {
+    let (mut text, mut buffer) = (Vec::new(), [0u8; 4096]);
+    loop {
+        match read(fd, &mut buffer)? {
+            0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            n => text.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// The names of the cgroups right below.
+fn below(dir: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
+    let mut entries = Entries::from_fd(open_dir(dir, ".")?)?;
+    let mut names = Vec::new();
+    for entry in entries.iter() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(Errno::ENOENT) => break,
+            Err(e) => return Err(e),
+        };
+        if entry.file_type() == Some(Type::Directory) && !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn open_dir<P: nix::NixPath + ?Sized>(at: BorrowedFd<'_>, path: &P) -> nix::Result<OwnedFd> {
+    openat(at, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+}
+
+/// The names of the container's leaves, as its first hierarchy has them.
+pub fn list(hierarchies: &[Hierarchy]) -> Result<Vec<String>, Error> {
+    let Some(first) = hierarchies.first() else { return Ok(Vec::new()) };
+    let Some(dir) = Dir::open(first.version, &first.path)? else { return Ok(Vec::new()) };
+    let names = below(dir.fd.as_fd()).step(|| format!("list the cgroup {}", first.path.display()))?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// Kills everything in the container's directories and returns when all of it is dead; `timeout` if it is not by `limit`.
+pub fn kill_all(hierarchies: &[Hierarchy], limit: Duration) -> Result<(), Error> {
+    let dirs = hierarchies.iter().map(|h| Dir::open(h.version, &h.path));
+    let dirs = dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()?;
+    let what = hierarchies.first().map(|h| h.path.display().to_string()).unwrap_or_default();
+    kill(&dirs, Instant::now() + limit, &what)
+}
+
+/// Removes the container's directories in every hierarchy; `busy` if a live process is in one. Ones that are gone
+/// already are no error.
+pub fn remove_all(hierarchies: &[Hierarchy]) -> Result<(), Error> {
+    for hierarchy in hierarchies.iter().rev() {
+        // Nearly always the only one that is left: spares the listing of a directory of 40 files.
+        let _ = unlinkat(AT_FDCWD, &hierarchy.path.join("init"), UnlinkatFlags::RemoveDir);
+        if !remove(hierarchy.version, &hierarchy.path)? {
+            let step = format!("remove the cgroup {}", hierarchy.path.display());
+            return Err(Error::new(Code::Busy, step, "there are processes in it"));
+        }
+    }
+    Ok(())
+}
