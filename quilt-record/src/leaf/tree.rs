@@ -165,6 +165,10 @@ fn settle(dir: &Dir, deadline: Instant) -> Result<bool, Error> {
     while dir.says_populated(&events)? {
         let dying: Vec<OwnedFd> =
             dir.pids()?.iter().take(WATCHED).filter_map(|pid| sys::pidfd_open(*pid).ok()).collect();
+        // The last one may have ended since the first look, and its event be held back.
+        if dying.is_empty() && !dir.says_populated(&events)? {
+            break;
+        }
         if !wait_each(&dying, Some(events.as_fd()), deadline)? {
             return Ok(!dir.says_populated(&events)?);
         }
