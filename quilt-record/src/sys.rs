@@ -329,3 +329,30 @@ pub fn set_capabilities(capabilities: Capabilities) -> io::Result<()> {
     // SAFETY: struct __user_cap_header_struct and two of struct __user_cap_data_struct, as version 3 has them.
     check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop)
 }
+
+/// Reads directory entries (getdents64(2)) into `buffer`: `struct linux_dirent64` one after the other. 0 at the end.
+pub fn getdents(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most the length of the buffer, which is exclusively ours.
+    let r = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
+    check(r).map(|n| n as usize)
+}
+
+/// Sets an extended attribute of the open file or directory (fsetxattr(2)).
+pub fn set_xattr(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: name and value live through the call.
+    let r = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    check(r.into()).map(drop)
+}
+
+/// Sets an extended attribute of what stands at `path`, a symlink itself too (lsetxattr(2)).
+pub fn set_xattr_at(path: &CStr, name: &CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: path, name and value live through the call.
+    let r = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    check(r.into()).map(drop)
+}
+
+/// Removes an extended attribute of the open file or directory (fremovexattr(2)).
+pub fn remove_xattr(file: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: the name lives through the call.
+    check(unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) }.into()).map(drop)
+}
