@@ -1,0 +1,108 @@
+//! What the containers of the tests are made of. Made once, and kept in `$QUILT_TEST_CACHE` or `target/tmp`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::Run;
+
+fn cache() -> PathBuf {
+    let dir = std::env::var_os("QUILT_TEST_CACHE").map_or(env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+    fs::create_dir_all(&dir).unwrap();
+    fs::canonicalize(dir).unwrap()
+}
+
+/// Makes `name` in the cache, if it is not there, whole or not at all.
+fn made_once(name: &str, make: impl FnOnce(&Path) -> Option<()>) -> Option<PathBuf> {
+    let (done, fresh) = (cache().join(name), cache().join(format!(".new-{}-{name}", std::process::id())));
+    if !done.exists() {
+        make(&fresh)?;
+        fs::rename(&fresh, &done).unwrap();
+    }
+    Some(done)
+}
+
+/// A tree with nothing but busybox (Debian's `busybox-static`), two users and the usual directories.
+pub fn busybox() -> PathBuf {
+    static TREE: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        made_once("busybox-tree", |tree| {
+            make_busybox(tree);
+            Some(())
+        })
+    };
+    TREE.get_or_init(|| make().unwrap()).clone()
+}
+
+fn make_busybox(tree: &Path) {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
+    let busybox = busybox.expect("no /bin/busybox: install busybox-static");
+    for dir in ["bin", "dev", "etc", "home/agent", "proc", "root", "sys", "tmp", "usr/bin", "var"] {
+        fs::create_dir_all(tree.join(dir)).unwrap();
+    }
+    fs::set_permissions(tree.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::copy(busybox, tree.join("bin/busybox")).unwrap();
+    for applet in Run::new(busybox).args(&["--list"]).go().ok().stdout.lines().filter(|a| *a != "busybox") {
+        symlink("busybox", tree.join("bin").join(applet)).unwrap();
+    }
+    let users = "root:x:0:0:root:/root:/bin/sh\nagent:x:1000:1000:Agent:/home/agent:/bin/sh\n";
+    fs::write(tree.join("etc/passwd"), users).unwrap();
+    fs::write(tree.join("etc/group"), "root:x:0:\nagent:x:1000:\nextra:x:2000:agent\n").unwrap();
+    nix::unistd::chown(&tree.join("home/agent"), Some(1000.into()), Some(1000.into())).unwrap();
+}
+
+/// The same as an archive: `tar`, `tar.gz` or `tar.zst`.
+pub fn busybox_archive(kind: &str) -> PathBuf {
+    made_once(&format!("busybox.{kind}"), |file| archive(&busybox(), file, kind)).unwrap()
+}
+
+/// Archives a tree with GNU tar.
+pub fn archive(tree: &Path, file: &Path, kind: &str) -> Option<()> {
+    let flag = match kind {
+        "tar" => "--no-auto-compress",
+        "tar.gz" => "--gzip",
+        "tar.zst" => "--zstd",
+        _ => panic!("{kind}?"),
+    };
+    let (tree, file) = (tree.to_str()?, file.to_str()?);
+    let args = ["-C", tree, "--xattrs", "--xattrs-include=*", "--format=posix", flag, "-cf", file, "."];
+    Run::new("tar").args(&args).go().ok();
+    Some(())
+}
+
+/// A Debian with python3, as `.tar.gz`; the reason where it cannot be had.
+pub fn debian() -> Result<PathBuf, String> {
+    let mut why = String::new();
+    let made = made_once("debian.tar.gz", |file| {
+        // The quick way to a small tree; documentation makes up half of the files.
+        let args = [
+            "--mode=root",
+            "--variant=essential",
+            "--include=python3-minimal",
+            "--dpkgopt=path-exclude=/usr/share/{doc,man,info,locale}/*",
+            "--quiet",
+            "bookworm",
+        ];
+        let tar = file.with_extension("tar");
+        if !Path::new("/usr/bin/mmdebstrap").exists() {
+            why = "mmdebstrap is not installed".to_owned();
+            return None;
+        }
+        let run = Run::new("mmdebstrap").args(&args).args(&[&tar]).limit(Duration::from_secs(300));
+        match run.try_go() {
+            Some(out) if out.status == 0 => {
+                // `….tar` becomes `….tar.gz`, which is `file`.
+                Run::new("gzip").args(&["-1", tar.to_str()?]).limit(Duration::from_secs(60)).go().ok();
+                Some(())
+            }
+            out => {
+                let _ = fs::remove_file(&tar);
+                why = format!("mmdebstrap failed: {:?}", out.map(|o| o.stderr));
+                None
+            }
+        }
+    });
+    made.ok_or(why)
+}

@@ -1,0 +1,218 @@
+//! The harness: a world of its own for every test, commands with a hard time limit, and the check that a test leaves
+//! the machine as it found it.
+//!
+//! A world is a network namespace and a mount namespace of the test's own (so every test starts on a machine without
+//! a bridge, and the one that it runs on is left alone), an instance of Quilt of its own, and a directory. The test
+//! process is the reaper of whatever its commands leave behind: all that a test started can be found below it.
+
+pub mod images;
+pub mod inventory;
+pub mod nftables;
+pub mod run;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+pub use inventory::Inventory;
+pub use run::{Out, Run, Running};
+
+/// What the kernel does later than it says: namespaces and links go this long after their last process, at most.
+pub const SETTLE: Duration = Duration::from_secs(1);
+
+static TURN: Mutex<()> = Mutex::new(());
+static SKIPS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+/// A test's own machine, as far as Quilt can tell.
+pub struct World {
+    /// The test's directory.
+    pub dir: PathBuf,
+    /// The instance (`QUILT_ROOT`).
+    pub root: PathBuf,
+    before: Inventory,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl World {
+    /// A cold machine. `World::new("lifecycle")`; the name is only for people who look at the directory.
+    pub fn new(name: &str) -> World {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(nix::unistd::geteuid().is_root(), "the tests must run as root");
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        enter_namespaces();
+        let n = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("quilt-tests-{}/{n}-{name}", std::process::id()));
+        let root = dir.join("root");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).unwrap();
+        let before = Inventory::take(&root);
+        let world = World { dir, root, before, _turn: turn };
+        world.subnet("10.91.0.0/16");
+        world
+    }
+
+    /// Gives the instance its subnet, as its first `--subnet` would.
+    pub fn subnet(&self, subnet: &str) {
+        let link = self.root.join("subnet");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(subnet, link).unwrap();
+    }
+
+    /// A file or directory of the test's own.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Writes a file of the test's own; returns its path.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        fs::write(self.path(name), text).unwrap();
+        self.path(name).display().to_string()
+    }
+
+    /// A command in this world.
+    pub fn run(&self, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Run {
+        Run::new(program).args(args).env("QUILT_ROOT", &self.root).env("QUILT_BIN", bin())
+    }
+
+    /// `scripts/quilt ARGS…`, not yet started.
+    pub fn command(&self, args: &[&str]) -> Run {
+        self.run(repo().join("scripts/quilt"), args)
+    }
+
+    /// `scripts/quilt ARGS…`, to its end.
+    pub fn quilt(&self, args: &[&str]) -> Out {
+        self.command(args).go()
+    }
+
+    /// A tool by itself: `quilt-NAME ARGS…`, not yet started.
+    pub fn tool(&self, name: &str, args: &[&str]) -> Run {
+        self.run(bin().join(name), args)
+    }
+
+    /// `quilt create IMAGE --name NAME ARGS…`, which must succeed; the record.
+    pub fn create(&self, name: &str, args: &[&str]) -> serde_json::Value {
+        self.create_from(&images::busybox(), name, args)
+    }
+
+    /// The same from another image.
+    pub fn create_from(&self, image: &Path, name: &str, args: &[&str]) -> serde_json::Value {
+        let mut all = vec!["create", image.to_str().unwrap(), "--name", name];
+        all.extend(args);
+        self.quilt(&all).ok().record()
+    }
+
+    /// `quilt exec NAME ARGS…`, which must succeed; its standard output.
+    pub fn exec(&self, name: &str, args: &[&str]) -> String {
+        let mut all = vec!["exec", name];
+        all.extend(args);
+        self.quilt(&all).ok().stdout
+    }
+
+    /// The pid of a container's init, from its record on disk.
+    pub fn init(&self, name: &str) -> i32 {
+        let text = fs::read_to_string(self.root.join("containers").join(name).join("spawn.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["have"]["pid"].as_i64().unwrap() as i32
+    }
+
+    /// Everything there is now.
+    pub fn inventory(&self) -> Inventory {
+        Inventory::take(&self.root)
+    }
+
+    /// Fails unless everything is as it was at `before` within `limit`.
+    pub fn assert_same(&self, before: &Inventory, limit: Duration) {
+        let mut now = self.inventory();
+        let deadline = Instant::now() + limit;
+        while now != *before && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(3));
+            now = self.inventory();
+        }
+        assert!(now == *before, "something was left or went missing:\n{}", before.diff(&now));
+    }
+
+    /// Ends the instance.
+    fn purge(&self) -> Option<Out> {
+        let used = self.root.join("containers").exists();
+        used.then(|| self.quilt(&["gc", "--purge", "--yes"]))
+    }
+}
+
+impl Drop for World {
+    /// Everything must be as it was before the world; where it is not, that must not make the next test fail too.
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        let closed = catch_unwind(AssertUnwindSafe(|| match self.purge() {
+            purged if failed => purged.filter(|out| out.status != 0).into_iter().for_each(|out| eprintln!("{out:#?}")),
+            purged => {
+                purged.map(Out::ok);
+                self.assert_same(&self.before, SETTLE);
+            }
+        }));
+        if failed || closed.is_err() {
+            inventory::sweep(&self.root, &self.before);
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_dir(self.dir.parent().unwrap());
+        if let (false, Err(failure)) = (failed, closed) {
+            resume_unwind(failure);
+        }
+    }
+}
+
+/// A network namespace with nothing but loopback, and a mount namespace whose mounts propagate as a host's do, but to
+/// nobody. Of the calling thread: what it starts is in them.
+fn enter_namespaces() {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+    for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>).unwrap();
+    }
+    Run::new("busybox").args(&["ip", "link", "set", "lo", "up"]).go().ok();
+}
+
+/// The repository.
+pub fn repo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The tools under test: `QUILT_BIN`, else those of the profile that the tests are built in, else the release build.
+pub fn bin() -> PathBuf {
+    if let Some(dir) = std::env::var_os("QUILT_BIN") {
+        return repo().join(dir);
+    }
+    let own = std::env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned();
+    let release = own.with_file_name("release");
+    let found = [own, release].into_iter().find(|dir| dir.join("quilt-spec").exists());
+    found.expect("no tools to test: run scripts/build, or set QUILT_BIN")
+}
+
+/// Counts a test that cannot run here. The caller returns.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("SKIP {test}: {reason}");
+    SKIPS.lock().unwrap().push(format!("{test}: {reason}"));
+}
+
+/// What was skipped so far.
+pub fn skipped() -> Vec<String> {
+    SKIPS.lock().unwrap().clone()
+}
+
+/// Waits until `done`, looking again and again: the one place where the tests do so. False if it is not by the limit.
+pub fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}

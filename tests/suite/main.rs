@@ -1,0 +1,9 @@
+//! All tests of Quilt as a whole: real commands on a real kernel. As root: `cargo test -p quilt-tests`.
+//!
+//! Every test has a machine of its own (`harness/mod.rs`) and leaves it as it was; they take turns.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+mod zz_selfcheck;
