@@ -99,10 +99,8 @@ impl Dir {
 
 /// Kills everything in the trees, which are the directories of one cgroup in several hierarchies.
 pub(super) fn kill(dirs: &[Dir], deadline: Instant, what: &str) -> Result<(), Error> {
-    if let Some(unified) = dirs.iter().find(|d| d.version == 2)
-        && unified.write("cgroup.kill", "1")?
-    {
-        return if settle(unified, deadline)? { Ok(()) } else { Err(outlived(what)) };
+    if kill_at_once(dirs, deadline, what)? {
+        return Ok(());
     }
     let Some(judge) = dirs.iter().find(|d| d.version == 2).or(dirs.first()) else { return Ok(()) };
     let mut freezer = None;
@@ -129,6 +127,20 @@ pub(super) fn kill(dirs: &[Dir], deadline: Instant, what: &str) -> Result<(), Er
         if let Some(freezer) = freezer {
             freezer.freeze(true)?;
         }
+    }
+}
+
+/// Kills by cgroup.kill (Linux 5.14, v2); false if there is no such file.
+fn kill_at_once(dirs: &[Dir], deadline: Instant, what: &str) -> Result<bool, Error> {
+    match dirs.iter().find(|d| d.version == 2) {
+        Some(unified) if unified.write("cgroup.kill", "1")? => {
+            if settle(unified, deadline)? {
+                Ok(true)
+            } else {
+                Err(outlived(what))
+            }
+        }
+        _ => Ok(false),
     }
 }
 
@@ -319,10 +331,19 @@ pub fn list(hierarchies: &[Hierarchy]) -> Result<Vec<String>, Error> {
 
 /// Kills everything in the container's directories and returns when all of it is dead; `timeout` if it is not by `limit`.
 pub fn kill_all(hierarchies: &[Hierarchy], limit: Duration) -> Result<(), Error> {
-    let dirs = hierarchies.iter().map(|h| Dir::open(h.version, &h.path));
-    let dirs = dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()?;
+    let deadline = Instant::now() + limit;
     let what = hierarchies.first().map(|h| h.path.display().to_string()).unwrap_or_default();
-    kill(&dirs, Instant::now() + limit, &what)
+    let open = |version| {
+        let dirs = hierarchies.iter().filter(move |h| h.version == version).map(|h| Dir::open(h.version, &h.path));
+        dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()
+    };
+    let mut dirs = open(2)?;
+    // With cgroup.kill the others need not be opened: whoever is in them is in this one.
+    if !kill_at_once(&dirs, deadline, &what)? {
+        dirs.extend(open(1)?);
+        kill(&dirs, deadline, &what)?;
+    }
+    Ok(())
 }
 
 /// Removes the container's directories in every hierarchy; `busy` if a live process is in one. Ones that are gone
