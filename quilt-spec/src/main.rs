@@ -1,2 +1,85 @@
-//! Being written.
-fn main() {}
+//! `quilt-spec`: see the library.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use quilt_record::record::FORMAT;
+use quilt_record::{Claim, Code, End, Record, error, stage};
+use quilt_spec::cli::{CreateCli, RunCli, StartCli};
+use quilt_spec::spec::Refusal;
+
+fn main() -> ExitCode {
+    let mut args: Vec<_> = std::env::args_os().collect();
+    let verb = match args.get(1).and_then(|arg| arg.to_str()) {
+        Some("--run") => "run",
+        Some("--start") => "start",
+        _ => "create",
+    };
+    if verb != "create" {
+        args.remove(1);
+    }
+    let command = match verb {
+        "run" => RunCli::command(),
+        "start" => StartCli::command(),
+        _ => CreateCli::command(),
+    };
+    let mut command = command.name("quilt").bin_name(format!("quilt {verb}"));
+    let matches = match command.try_get_matches_from_mut(args) {
+        Ok(matches) => matches,
+        Err(error) => return end(verb, &error),
+    };
+    let record = match verb {
+        "run" => RunCli::from_arg_matches(&matches).map(|cli| claim().and_then(|claim| cli.record(claim))),
+        "start" => StartCli::from_arg_matches(&matches).map(|cli| Ok(quilt_spec::start::record(&cli.name)?)),
+        _ => CreateCli::from_arg_matches(&matches).map(|cli| claim().and_then(|claim| cli.record(claim))),
+    };
+    match record {
+        Ok(Ok(record)) => pass_on(&record, ExitCode::SUCCESS),
+        Ok(Err(Refusal::Failure(failure))) => {
+            error::complain("quilt-spec", &failure);
+            let mut record = Record::default();
+            record.set("format", &FORMAT);
+            record.set("error", &failure.failure("quilt-spec"));
+            pass_on(&record, ExitCode::from(failure.code.status()))
+        }
+        Ok(Err(Refusal::Usage(why))) => end(verb, &command.error(clap::error::ErrorKind::ValueValidation, why)),
+        Err(error) => end(verb, &error),
+    }
+}
+
+/// The claim that the wrapper made, so that it can undo by it.
+fn claim() -> Result<Option<Claim>, Refusal> {
+    let Ok(claim) = std::env::var("QUILT_CLAIM") else { return Ok(None) };
+    claim.parse().map(Some).map_err(|e| Refusal::Usage(format!("QUILT_CLAIM: {e}")))
+}
+
+/// Ends the pipeline with help, or with a usage error.
+fn end(verb: &str, error: &clap::Error) -> ExitCode {
+    let (status, text) = if error.use_stderr() { (2, None) } else { (0, Some(error.to_string())) };
+    if text.is_none() {
+        let _ = write!(std::io::stderr(), "{error}");
+    }
+    if std::env::var_os("QUILT_PIPE").is_some() {
+        let last = if verb == "run" { "run" } else { "probe" };
+        let mut record = Record::default();
+        record.set("format", &FORMAT);
+        record.set("end", &End { last: last.to_owned(), status, text });
+        return pass_on(&record, ExitCode::from(status));
+    }
+    if let Some(text) = text {
+        let _ = write!(std::io::stdout(), "{text}");
+    }
+    ExitCode::from(status)
+}
+
+fn pass_on(record: &Record, status: ExitCode) -> ExitCode {
+    let printed = stage::print(record);
+    match printed {
+        Ok(()) => status,
+        Err(error) => {
+            error::complain("quilt-spec", &error);
+            ExitCode::from(Code::Interrupted.status())
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Puts a record together: what the flags say over what the spec file says.
+
+use std::path::{Path, PathBuf};
+
+use quilt_record::process::boot_id;
+use quilt_record::record::STAGES;
+use quilt_record::{Claim, Code, Container, Error, Id, Instance, Record};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::env;
+use crate::wants;
+
+/// Why there is no record.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The command line makes no sense: exit status 2.
+    Usage(String),
+    /// Something that the command line names is not what it must be.
+    Failure(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Failure(error)
+    }
+}
+
+/// What is asked, by flags or by the builder.
+#[derive(Clone, Debug, Default)]
+pub struct Spec {
+    /// The container's name; one is made up if neither this nor the file has one.
+    pub name: Option<Id>,
+    /// Labels, by name.
+    pub labels: Vec<(String, String)>,
+    /// The stage after which to stop.
+    pub until: Option<String>,
+    /// Whether to show what would be done only.
+    pub dry_run: bool,
+    /// The command of `quilt run`; `None` for a container that stays.
+    pub run: Option<Run>,
+    /// What is asked of each stage.
+    pub unpack: wants::Unpack,
+    /// See `unpack`.
+    pub netns: wants::Netns,
+    /// See `unpack`.
+    pub cgroup: wants::Cgroup,
+    /// See `unpack`.
+    pub spawn: wants::Spawn,
+    /// See `unpack`.
+    pub probe: wants::Probe,
+}
+
+/// The record's `run`: the one command that the container is made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+    /// Whether it gets the caller's standard input.
+    pub interactive: bool,
+    /// Whether it gets a terminal of its own.
+    pub tty: bool,
+}
+
+/// A section as far as it matters here.
+#[derive(Serialize, Deserialize)]
+struct Part {
+    #[serde(default)]
+    want: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    have: Option<Box<RawValue>>,
+}
+
+impl Spec {
+    /// The record: for a new container under `claim`, or, if `file` is the record of one that is there under the claim
+    /// that it names, for going on with that one.
+    pub fn record(&self, file: Option<Record>, claim: Option<Claim>) -> Result<Record, Refusal> {
+        let mut file = file.unwrap_or_default();
+        let old = if resumes(&file)? { file.get("created")? } else { None };
+        let resumed = old.is_some();
+        file.remove("error");
+        if !resumed {
+            file.drop_have();
+        }
+        let claim = match file.get("claim")? {
+            Some(old) if resumed => old,
+            _ => claim.unwrap_or_else(Claim::generate),
+        };
+        let id = match (&self.name, file.get::<Id>("id")?) {
+            (Some(name), Some(id)) if resumed && *name != id => {
+                return Err(Refusal::Usage(format!("the container is there, and its name is {id}: it cannot change")));
+            }
+            (Some(name), _) => name.clone(),
+            (None, Some(id)) => id,
+            (None, None) => Id::generate(claim.bits()),
+        };
+        let mut record = Record::new(&id, &claim);
+        let created = old.or(record.get::<String>("created")?);
+        self.labels(&mut file)?;
+        for key in ["format", "id", "claim", "created", "until", "dry_run", "run"] {
+            file.remove(key);
+        }
+        self.sections(&mut file, resumed)?;
+        record.overlay(file);
+        record.set("created", &created);
+        if let Some(until) = &self.until {
+            record.set("until", until);
+        }
+        if self.dry_run {
+            record.set("dry_run", &true);
+        }
+        if let Some(run) = &self.run {
+            record.set("run", run);
+        }
+        Ok(record)
+    }
+
+    fn labels(&self, file: &mut Record) -> Result<(), Error> {
+        let mut labels: Map<String, Value> = file.get("labels")?.unwrap_or_default();
+        labels.extend(self.labels.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))));
+        if let Some((name, _)) = labels.iter().find(|(_, value)| !value.is_string()) {
+            return Err(Error::new(
+                Code::Invalid,
+                "read `labels` of the record",
+                format!("the label `{name}` is no string"),
+            ));
+        }
+        if !labels.is_empty() {
+            file.set("labels", &labels);
+        }
+        Ok(())
+    }
+
+    fn sections(&self, file: &mut Record, resumed: bool) -> Result<(), Refusal> {
+        for stage in STAGES {
+            match stage {
+                "unpack" => section(file, stage, &self.unpack, resumed)?,
+                "netns" => section(file, stage, &self.netns, resumed)?,
+                "cgroup" => section(file, stage, &self.cgroup, resumed)?,
+                "spawn" => section(file, stage, &self.spawn, resumed)?,
+                _ => section(file, stage, &self.probe, resumed)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the record is that of a container which is there, under the claim that the record names.
+fn resumes(record: &Record) -> Result<bool, Error> {
+    let begun = STAGES.iter().any(|stage| matches!(record.have::<Box<RawValue>>(stage), Ok(Some(_))));
+    let (Some(id), Some(claim), true) = (record.get::<Id>("id")?, record.get::<Claim>("claim")?, begun) else {
+        return Ok(false);
+    };
+    let container = Container::open(&Instance::locate(None)?, &id);
+    Ok(container.and_then(|c| c.holder()).is_ok_and(|holder| holder.claim == claim))
+}
+
+/// Writes a stage's section into the record: the flags' `want` over the file's, checked by the stage's own type.
+fn section<W: Serialize + DeserializeOwned>(
+    file: &mut Record,
+    stage: &str,
+    flags: &W,
+    resumed: bool,
+) -> Result<(), Refusal> {
+    let flags = match serde_json::to_value(flags) {
+        Ok(Value::Object(flags)) => flags,
+        Ok(_) => Map::new(),
+        Err(e) => return Err(Refusal::Usage(e.to_string())),
+    };
+    let part: Option<Part> = file.get(stage)?;
+    if part.is_none() && flags.is_empty() && stage != "unpack" {
+        return Ok(());
+    }
+    let mut part = part.unwrap_or(Part { want: Map::new(), have: None });
+    if resumed && stage != "probe" && !flags.is_empty() && done(file, stage) {
+        let changed = flags.iter().find(|(key, value)| part.want.get(*key) != Some(value));
+        if let Some((key, _)) = changed {
+            let flag = key.replace('_', "-");
+            return Err(Refusal::Usage(format!("{stage} is done for this container: --{flag} comes too late")));
+        }
+    }
+    merge(&mut part.want, flags);
+    let bad = |why: String| Error::new(Code::Invalid, format!("read `{stage}.want` of the spec"), why);
+    match stage {
+        "unpack" => absolute(&mut part.want)?,
+        "spawn" => environment(&mut part.want).map_err(bad)?,
+        _ => {}
+    }
+    serde_json::from_value::<W>(Value::Object(part.want.clone())).map_err(|e| bad(e.to_string()))?;
+    file.set(stage, &part);
+    Ok(())
+}
+
+/// Whether what the stage did can still be there.
+fn done(record: &Record, stage: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Boot {
+        boot: Option<String>,
+    }
+    record.have::<Boot>(stage).is_ok_and(|have| have.is_some_and(|h| h.boot.is_none_or(|boot| boot == boot_id())))
+}
+
+/// The flags over the file; only environments add up.
+fn merge(want: &mut Map<String, Value>, flags: Map<String, Value>) {
+    for (key, value) in flags {
+        match (want.get_mut(&key), value) {
+            (Some(Value::Array(old)), Value::Array(new)) if key == "env" => old.extend(new),
+            (_, value) => drop(want.insert(key, value)),
+        }
+    }
+}
+
+/// The image's path from the root on: a record means the same wherever it is replayed.
+fn absolute(want: &mut Map<String, Value>) -> Result<(), Refusal> {
+    let Some(Value::String(image)) = want.get("image") else {
+        return Err(Refusal::Usage("no image: give the path of a tar file or a directory".to_owned()));
+    };
+    if image.is_empty() || image == "-" {
+        return Err(Refusal::Usage(format!("`{image}` is no image: give the path of a tar file or a directory")));
+    }
+    let path: PathBuf = std::path::absolute(Path::new(image))
+        .map_err(|e| Refusal::Failure(Error::os(format!("find the image {image}"), e)))?;
+    want.insert("image".to_owned(), Value::from(path.to_string_lossy()));
+    Ok(())
+}
+
+/// The environment with the caller's values in place.
+fn environment(want: &mut Map<String, Value>) -> Result<(), String> {
+    let Some(entries) = want.remove("env") else { return Ok(()) };
+    let entries = serde_json::from_value(entries).map_err(|e| format!("env: {e}"))?;
+    let entries = env::resolve(entries, |name| std::env::var_os(name))?;
+    want.insert("env".to_owned(), Value::from(entries));
+    Ok(())
+}
