@@ -356,3 +356,150 @@ pub fn remove_xattr(file: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: the name lives through the call.
     check(unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) }.into()).map(drop)
 }
+
+/// Sets a signal to its default action.
+pub fn default_signal(signal: Signal) {
+    // SAFETY: SIG_DFL is a valid handler.
+    unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
+}
+
+/// Makes `keep[i]` descriptor `i`, and closes every other one: 0, 1 and 2 stay open across exec, the rest do not. Returns
+/// the new owners of 3 and up. Only right before exec or exit: all other owners of descriptors must not be used
+/// afterwards, nor dropped while descriptors of these numbers matter.
+pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
+    let count = keep.len() as RawFd;
+    // Out of the way first: a source may have the number of a target.
+    let mut sources = Vec::with_capacity(keep.len());
+    for fd in keep {
+        // SAFETY: no pointers.
+        sources.push(check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD, count) }.into())? as RawFd);
+    }
+    let mut owners = Vec::with_capacity(keep.len());
+    for (target, source) in (0..).zip(sources) {
+        let flags = if target > 2 { libc::O_CLOEXEC } else { 0 };
+        // SAFETY: see above for what the caller keeps to.
+        check(unsafe { libc::dup3(source, target, flags) }.into())?;
+        if target > 2 {
+            // SAFETY: just made, and whoever owned the number before keeps off it.
+            owners.push(unsafe { OwnedFd::from_raw_fd(target) });
+        }
+    }
+    close_from(count.max(3))?;
+    Ok(owners)
+}
+
+/// Whether the working directory is below the root directory (getcwd(2): else the path does not start with a slash).
+pub fn cwd_is_reachable() -> io::Result<bool> {
+    let mut path = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: the buffer is as long as it is said to be.
+    check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
+    Ok(path[0] == b'/')
+}
+
+/// How many bytes can be read at once (FIONREAD, ioctl_tty(2), pipe(7)).
+pub fn readable_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel stores an int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) }.into())?;
+    Ok(count.max(0) as usize)
+}
+
+/// The size of a terminal's window (TIOCGWINSZ).
+pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<libc::winsize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel stores a struct winsize.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) }.into())?;
+    Ok(size)
+}
+
+/// Sets the size of a terminal's window (TIOCSWINSZ).
+pub fn set_window_size(terminal: BorrowedFd<'_>, size: libc::winsize) -> io::Result<()> {
+    // SAFETY: the kernel reads a struct winsize.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into()).map(drop)
+}
+
+/// The other end of a pseudoterminal, by its master and not by a path (TIOCSPTLCK, TIOCGPTPEER, ioctl_tty(2)).
+pub fn open_pty_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let locked: libc::c_int = 0;
+    // SAFETY: the kernel reads an int.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const locked) }.into())?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: no pointers.
+    owned(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) }.into())
+}
+
+/// Makes the terminal the controlling one of the session that the calling process leads (TIOCSCTTY).
+pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
+}
+
+/// Room for the header and one descriptor of a control message, aligned as one (cmsg(3)).
+#[repr(C, align(8))]
+struct Control([u8; 32]);
+
+/// Sends one byte and a descriptor over a Unix socket (SCM_RIGHTS, unix(7)).
+pub fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let (mut byte, mut control) = (0u8, Control([0; 32]));
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: a zeroed msghdr is an empty one; every pointer put into it outlives the call; CMSG_SPACE(4) is 24, so
+    // that the one message fits and CMSG_FIRSTHDR is not null.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
+        check(libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) as libc::c_long).map(drop)
+    }
+}
+
+/// Receives the descriptor of [`send_fd`], close-on-exec; `None` if the other end was closed without sending one.
+pub fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let (mut byte, mut control) = (0u8, Control([0; 32]));
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: as in send_fd; the control buffer has no room for a second descriptor, which the kernel would close;
+    // a descriptor that arrived is nobody else's.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+        check(libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) as libc::c_long)?;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
+            return Ok(None);
+        }
+        Ok(Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned())))
+    }
+}
+
+/// A pair of connected Unix stream sockets, close-on-exec (socketpair(2)).
+pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut pair = [-1; 2];
+    // SAFETY: the kernel stores two descriptors, which are nobody else's.
+    unsafe {
+        check(libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()).into())?;
+        Ok((OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])))
+    }
+}
+
+/// Sends to a socket without waiting and without SIGPIPE (send(2)).
+pub fn send_nowait(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the buffer is as long as it is said to be.
+    let r = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    check(r as libc::c_long).map(|n| n as usize)
+}
+
+/// Ignores the signal, and forgets one that is pending (sigaction(2), POSIX "signal generation and delivery").
+pub fn ignore_signal(signal: Signal) {
+    // SAFETY: SIG_IGN is a valid handler.
+    unsafe { libc::signal(signal as libc::c_int, libc::SIG_IGN) };
+}

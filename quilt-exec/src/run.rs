@@ -1,0 +1,147 @@
+//! One command from start to end: its streams, the guard, the exit status.
+
+use std::ffi::{CString, NulError};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use quilt_record::error::complain;
+use quilt_record::{Code, Error, Step, sys};
+
+use crate::cli::Options;
+use crate::enter::{ExecError, Program, Running, Stdio};
+use crate::guard::Guard;
+use crate::pump::Pump;
+use crate::supervise::{Ending, Signals, Streams, supervise};
+use crate::target::Target;
+use crate::terminal::{self, Raw};
+
+/// How long a command that could not be started may take to be gone.
+const KILL: Duration = Duration::from_secs(10);
+
+impl From<Error> for ExecError {
+    fn from(error: Error) -> ExecError {
+        ExecError { status: 125, error }
+    }
+}
+
+/// Runs a command in the container and returns the exit status to end with: the command's own, 128 + n if signal n killed
+/// it, 124 if its time was up (said on standard error). `stdin` is what `-i` gives it. The signals must be blocked
+/// ([`Signals::block`]), and the process must have one thread.
+pub fn run(
+    tool: &str,
+    target: &Target,
+    options: &Options,
+    argv: Vec<CString>,
+    stdin: impl AsFd,
+    signals: &Signals,
+) -> Result<u8, ExecError> {
+    let (confine, home) = target.confinement(options.user.as_deref())?;
+    let nul = |e: NulError| Error::new(Code::Invalid, "read the environment", e.to_string());
+    let program = Program {
+        argv,
+        image: None,
+        env: target.environment(home, &options.variables().map_err(nul)?)?,
+        workdir: target.workdir(options.workdir.as_deref())?,
+        confine,
+    };
+    let attach = &options.attach;
+    let stdin = if attach.interactive {
+        Some(stdin.as_fd().try_clone_to_owned().step(|| "duplicate the input")?)
+    } else {
+        None
+    };
+    let (mut running, streams, raw) = if attach.tty {
+        let (socket, inside) = sys::socket_pair().step(|| "make a pair of sockets")?;
+        let running = target.enter(&program, Stdio { terminal: Some(inside), ..Stdio::default() })?;
+        or_kill(running, |running| on_terminal(target, &program, running, &socket, stdin))?
+    } else {
+        let (stdio, streams) = on_pipes(stdin)?;
+        (target.enter(&program, stdio)?, streams, None)
+    };
+    let before = raw.as_ref().map(|raw| (raw.fd(), raw.before()));
+    let guard = match Guard::with_terminal(&running.leaf, before) {
+        Ok(guard) => guard,
+        Err(error) => {
+            let _ = running.kill(KILL);
+            return Err(error.into());
+        }
+    };
+    running.release();
+    let limit = attach.timeout.map(|t| t.0);
+    let ended = supervise(target, &program, &running, streams, signals, limit, || guard.dismiss());
+    // What the command left running keeps its leaf.
+    let left = running.leaf.remove();
+    guard.dismiss();
+    guard.reap();
+    drop(raw);
+    let ending = ended?;
+    if let Err(error) = left {
+        complain(tool, &error);
+    }
+    if let (Ending::TimedOut, Some(limit)) = (&ending, attach.timeout) {
+        complain(tool, &Error::new(Code::Timeout, "", format!("the command was killed after {limit}")));
+    }
+    Ok(ending.status())
+}
+
+type Attached = (Running, Streams, Option<Raw>);
+
+/// Does what comes between entering and release; if it fails, the child is killed.
+fn or_kill(
+    running: Running,
+    then: impl FnOnce(&Running) -> Result<(Streams, Option<Raw>), ExecError>,
+) -> Result<Attached, ExecError> {
+    match then(&running) {
+        Ok((streams, raw)) => Ok((running, streams, raw)),
+        Err(error) => {
+            let _ = running.kill(KILL);
+            Err(error)
+        }
+    }
+}
+
+/// Pipes of the command's own, never the caller's streams: `out=$(quilt exec …)` must not wait for what the command left
+/// running, and nothing inside gets to hold anything of the host's.
+fn on_pipes(stdin: Option<OwnedFd>) -> Result<(Stdio, Streams), Error> {
+    let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe");
+    let pump = |p: io::Result<Pump>| p.step(|| "prepare the streams");
+    let ((out, out_inside), (err, err_inside)) = (pipe()?, pipe()?);
+    let mut streams = Streams::default();
+    streams.outputs.push(pump(Pump::outward(out, io::stdout().as_fd(), true))?);
+    streams.outputs.push(pump(Pump::outward(err, io::stderr().as_fd(), true))?);
+    let mut stdio = Stdio { stdin: None, stdout: Some(out_inside), stderr: Some(err_inside), terminal: None };
+    if let Some(stdin) = stdin {
+        let (inside, to) = pipe()?;
+        streams.input = Some(pump(Pump::inward(stdin, to))?);
+        stdio.stdin = Some(inside);
+    }
+    Ok((stdio, streams))
+}
+
+/// The terminal that the child made inside; the caller's becomes raw if it is what the command reads from.
+fn on_terminal(
+    target: &Target,
+    program: &Program,
+    running: &Running,
+    socket: &OwnedFd,
+    stdin: Option<OwnedFd>,
+) -> Result<(Streams, Option<Raw>), ExecError> {
+    let step = || "prepare the terminal";
+    let Some(master) = sys::receive_fd(socket.as_fd()).step(step)? else {
+        running.started(target, program)?;
+        return Err(Error::new(Code::Internal, step(), "the child made none").into());
+    };
+    terminal::copy_size(master.as_fd());
+    let copy = || master.try_clone().step(step);
+    let mut streams = Streams { master: Some(copy()?), ..Streams::default() };
+    streams.outputs.push(Pump::outward(copy()?, io::stdout().as_fd(), false).step(step)?);
+    let mut raw = None;
+    if let Some(stdin) = stdin {
+        raw = Raw::new(stdin.as_fd()).step(step)?;
+        streams.input = Some(Pump::inward(stdin, copy()?).step(step)?);
+    }
+    Ok((streams, raw))
+}

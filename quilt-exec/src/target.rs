@@ -1,0 +1,142 @@
+//! The container that a program is to run in: found, running, held by a pidfd.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::fcntl::{OFlag, open};
+use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
+use quilt_record::confine::{Confine, user};
+use quilt_record::have::{Cgroup, Spawn};
+use quilt_record::process::boot_id;
+use quilt_record::{Code, Container, Error, Id, Instance, Step};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// What `exec` needs of what `spawn` was asked.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Asked {
+    env: Vec<String>,
+    user: Option<String>,
+    workdir: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Section<H> {
+    #[serde(default)]
+    want: Asked,
+    have: Option<H>,
+}
+
+/// A running container.
+pub struct Target {
+    /// Its name.
+    pub id: Id,
+    /// Its init, and what is known about it.
+    pub spawn: Spawn,
+    /// Its cgroups.
+    pub cgroup: Cgroup,
+    /// A pidfd on its init, which was alive when it was opened.
+    pub pidfd: OwnedFd,
+    /// The user of its commands, where it is not root.
+    user: Option<String>,
+    /// Their working directory, where it is not `/`.
+    workdir: Option<PathBuf>,
+    /// Whether HOME was asked for by name.
+    own_home: bool,
+}
+
+impl Target {
+    /// Finds the container and its living init. Fails with `not_found` if there is no such container or it is not
+    /// running. From here on the calling process is not dumpable: nobody inside may look into it (CVE-2016-9962).
+    pub fn open(instance: &Instance, id: &Id) -> Result<Target, Error> {
+        quilt_record::sys::set_dumpable(false).step(|| "become undumpable")?;
+        let container = Container::open(instance, id)?;
+        let spawn: Option<Section<Spawn>> = section(&container, "spawn")?;
+        let cgroup: Option<Section<Cgroup>> = section(&container, "cgroup")?;
+        let stopped = || not_running(id);
+        let Section { want, have } = spawn.ok_or_else(stopped)?;
+        let spawn = have.ok_or_else(stopped)?;
+        let cgroup = cgroup.and_then(|s| s.have).filter(|c| c.boot == boot_id()).ok_or_else(stopped)?;
+        let pidfd = spawn.init.open().step(|| format!("look at the init of {id}"))?.ok_or_else(stopped)?;
+        let own_home = want.env.iter().any(|e| e == "HOME" || e.starts_with("HOME="));
+        Ok(Target { id: id.clone(), spawn, cgroup, pidfd, user: want.user, workdir: want.workdir, own_home })
+    }
+
+    /// The namespaces to enter: those that were made for the container; a private pid namespace apart.
+    pub(crate) fn namespaces(&self) -> (CloneFlags, bool) {
+        let mut flags = CloneFlags::empty();
+        let mut pid = false;
+        for (name, _) in &self.spawn.namespaces {
+            match name.as_str() {
+                "user" => flags |= CloneFlags::CLONE_NEWUSER,
+                "mnt" => flags |= CloneFlags::CLONE_NEWNS,
+                "net" => flags |= CloneFlags::CLONE_NEWNET,
+                "uts" => flags |= CloneFlags::CLONE_NEWUTS,
+                "ipc" => flags |= CloneFlags::CLONE_NEWIPC,
+                "cgroup" => flags |= CloneFlags::CLONE_NEWCGROUP,
+                "pid" => pid = true,
+                _ => {}
+            }
+        }
+        (flags, pid)
+    }
+
+    /// Who a command runs as, and its home directory if a user was named: `user`, else the container's own user, by the
+    /// container's passwd file.
+    pub fn confinement(&self, user: Option<&str>) -> Result<(Confine, Option<String>), Error> {
+        let Some(spec) = user.or(self.user.as_deref()) else { return Ok((Confine::default(), None)) };
+        let path = format!("/proc/{}/root", self.spawn.init.pid);
+        let root = open(path.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .step(|| format!("open the root of {}", self.id))?;
+        // The pid may have been reused between the pidfd and the path: then that root is another's.
+        if !self.spawn.init.alive() {
+            return Err(not_running(&self.id));
+        }
+        let found = user::resolve(root.as_fd(), spec)?;
+        Ok((Confine::of(&found), Some(found.home)))
+    }
+
+    /// The environment of a command: the container's, with `home` unless the container names one, under `extra`
+    /// (`NAME=value`).
+    pub fn environment(&self, home: Option<String>, extra: &[CString]) -> Result<Vec<CString>, Error> {
+        let mut env: Vec<CString> = Vec::with_capacity(self.spawn.env.len() + extra.len() + 1);
+        let home = home.filter(|_| !self.own_home).map(|home| format!("HOME={home}"));
+        for entry in self.spawn.env.iter().chain(home.as_ref()) {
+            let bad = |e: std::ffi::NulError| Error::new(Code::Invalid, "read the environment", e.to_string());
+            put(&mut env, CString::new(entry.as_bytes()).map_err(bad)?);
+        }
+        extra.iter().for_each(|entry| put(&mut env, entry.clone()));
+        Ok(env)
+    }
+
+    /// The working directory of a command.
+    pub fn workdir<'a>(&'a self, asked: Option<&'a OsStr>) -> Result<CString, Error> {
+        let path = asked.or(self.workdir.as_deref().map(|w| w.as_os_str())).unwrap_or(OsStr::new("/"));
+        CString::new(path.as_bytes())
+            .map_err(|e| Error::new(Code::Invalid, "read the working directory", e.to_string()))
+    }
+}
+
+/// `not_found`, for a container that has no living init.
+pub(crate) fn not_running(id: &Id) -> Error {
+    Error::new(Code::NotFound, "", format!("the container {id} is not running (quilt start {id})"))
+}
+
+fn section<H: DeserializeOwned>(container: &Container, stage: &str) -> Result<Option<Section<H>>, Error> {
+    let Some(text) = container.read(&format!("{stage}.json"))? else { return Ok(None) };
+    let step = || format!("read {}", container.path().join(stage).display());
+    serde_json::from_str(&text).map(Some).map_err(|e| Error::new(Code::Invalid, step(), e.to_string()))
+}
+
+/// Sets a variable, in place of an earlier one of its name.
+fn put(env: &mut Vec<CString>, entry: CString) {
+    let name = |e: &CString| e.as_bytes().split(|b| *b == b'=').next().map(<[u8]>::to_vec);
+    match env.iter_mut().find(|e| name(e) == name(&entry)) {
+        Some(old) => *old = entry,
+        None => env.push(entry),
+    }
+}
