@@ -162,7 +162,7 @@ where
         return Ok(ExitCode::SUCCESS);
     }
     let (id, claim) = (record.id()?, record.claim()?);
-    let container = if dry { None } else { Some(claim_or_open(&instance, record)?) };
+    let container = if dry { None } else { Some(claim_or_open(&instance, record, wrapper()?)?) };
     signals::check()?;
     let context = Context { instance: &instance, record, id, claim, container: container.as_ref(), want: &want };
     let outcome = (stage.act)(&context);
@@ -208,6 +208,36 @@ fn finish<W: Serialize, H: Serialize>(
             ExitCode::from(error.code.status())
         }
     })
+}
+
+/// Does a stage within this process, for programs that use Quilt as a library: takes the lock, acts, saves the section
+/// and sets it in `record`. The claim stays marked as this process's: whoever calls settles it after the last stage, or
+/// undoes all. Like every stage it forks, so the process must have one thread.
+pub fn perform<W, H>(stage: &Stage<W, H>, instance: &Instance, record: &mut Record) -> anyhow::Result<()>
+where
+    W: Serialize + DeserializeOwned + Default,
+    H: Serialize,
+{
+    let want: W = merged(record, stage.name, &W::default())?;
+    if !stage.again && done_in_this_boot(record, stage.name)? {
+        return Ok(());
+    }
+    let myself = ProcessId::of(Pid::this().as_raw())?;
+    let container = claim_or_open(instance, record, Some(myself))?;
+    let (id, claim) = (record.id()?, record.claim()?);
+    let context = Context { instance, record, id, claim, container: Some(&container), want: &want };
+    let (have, refusal) = match (stage.act)(&context)? {
+        Outcome::Done(have) => (Some(have), None),
+        Outcome::Kept(have, error) => (Some(have), Some(error)),
+        Outcome::Plan(_) => (None, None),
+    };
+    let section = Section { want, have, plan: None };
+    record.set(stage.name, &section);
+    container.write_section(stage.name, &serde_json::to_string(&section)?)?;
+    match refusal {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }
 
 /// Reports the failure, and takes back: the whole claim in a pipeline, else this stage's own part.
@@ -341,13 +371,13 @@ fn saved_or_new(name: &str, args: &StageArgs, instance: &Instance) -> Result<Rec
     }
 }
 
-/// Opens the container that the record claims, or claims it. Locked.
-fn claim_or_open(instance: &Instance, record: &Record) -> Result<Container, Error> {
+/// Opens the container that the record claims, or claims it. Locked, and marked as `worker`'s, if there is one.
+fn claim_or_open(instance: &Instance, record: &Record, worker: Option<ProcessId>) -> Result<Container, Error> {
     let (id, claim) = (record.id()?, record.claim()?);
     let container = match Container::open(instance, &id) {
         Ok(container) => container,
         Err(e) if e.code == Code::NotFound => {
-            let work = wrapper()?.map_or(Work::Settled, Work::Creating);
+            let work = worker.map_or(Work::Settled, Work::Creating);
             return Container::claim(instance, record, work);
         }
         Err(e) => return Err(e),
@@ -362,9 +392,9 @@ fn claim_or_open(instance: &Instance, record: &Record) -> Result<Container, Erro
         return Err(Error::new(Code::Interrupted, "", format!("the container {id} was removed meanwhile")));
     }
     if holder.work == Work::Settled
-        && let Some(wrapper) = wrapper()?
+        && let Some(worker) = worker
     {
-        container.set_work(claim, Work::Starting(wrapper))?;
+        container.set_work(claim, Work::Starting(worker))?;
     }
     Ok(container)
 }
