@@ -1,1 +1,218 @@
-//! Being written.
+//! A container's network: a network namespace (with the user namespace that owns it, if asked), a veth pair from a
+//! bridge into it, an address, a default route, masquerade to the outside; and the text of the three files that go
+//! with them. It does not start anything: the namespace waits, pinned, for `quilt-spawn`.
+//!
+//! Everything is netlink, in one batch for each side; in the steady state that is two sends and one look at the bridge.
+//! What containers share (nftables table, forwarding, bridge) is made by the first that misses it.
+//!
+//! The hard thing is that a hundred may miss it at once, and any may be killed in between. There is no lock: each
+//! message is one that the kernel refuses to do twice, all of them are sent again by whoever does not find the bridge's
+//! label, and the label comes last.
+
+use std::net::Ipv4Addr;
+
+use serde::Deserialize;
+
+use quilt_record::have::{Link, Netns};
+use quilt_record::process::boot_id;
+use quilt_record::stage::{Context, Outcome, Stage};
+use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step as _};
+
+mod execute;
+mod files;
+pub mod lease;
+#[allow(missing_docs)] // Its fields are the arguments of the messages that the variants name.
+pub mod message;
+mod netlink;
+#[allow(missing_docs)] // Likewise.
+pub mod nft;
+pub mod pin;
+#[allow(missing_docs)] // Likewise.
+pub mod plan;
+mod remove;
+pub mod subnet;
+mod userns;
+mod want;
+
+pub use lease::{reclaim, release};
+pub use pin::unpin;
+pub use remove::{LinkWatch, delete_link, leases, teardown, undo, watch_link};
+pub use subnet::Subnet;
+pub use want::{IdMap, Network, Want};
+
+use execute::Machine;
+use message::ETH;
+use plan::{Facts, IP_FORWARD, Lease, Step};
+use subnet::Mac;
+
+/// The stage.
+pub static STAGE: Stage<Want, Netns> = Stage { name: "netns", act, undo: undo_stage, again: false };
+
+fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Netns>> {
+    let Context { instance, id, claim, want, .. } = context;
+    match context.container {
+        Some(container) => Ok(Outcome::Done(create(instance, id, *claim, want, previous(container)?)?)),
+        None => {
+            let before = Container::open(instance, id).ok().and_then(|c| previous(&c).ok().flatten());
+            Ok(Outcome::Plan(dry_run(instance, id, *claim, want, before)?))
+        }
+    }
+}
+
+fn undo_stage(instance: &Instance, id: &Id, claim: Claim) -> anyhow::Result<()> {
+    Ok(undo(instance, id, claim)?)
+}
+
+/// The address that the container had when it ran before: a start keeps it.
+fn previous(container: &Container) -> Result<Option<Ipv4Addr>, Error> {
+    #[derive(Deserialize)]
+    struct Saved {
+        have: Option<Place>,
+    }
+    #[derive(Deserialize)]
+    struct Place {
+        link: Option<Link>,
+    }
+    let Some(text) = container.read("netns.json")? else { return Ok(None) };
+    let saved = serde_json::from_str::<Saved>(&text).ok();
+    Ok(saved.and_then(|s| s.have?.link).map(|link| link.address))
+}
+
+/// Makes the network of a container. `previous` is the address that it had before, if any: it gets that again where it
+/// can. What was done of a failed create is for [`undo`] to take back.
+///
+/// The calling thread visits the new network namespace and comes back.
+pub fn create(
+    instance: &Instance,
+    id: &Id,
+    claim: Claim,
+    want: &Want,
+    previous: Option<Ipv4Addr>,
+) -> Result<Netns, Error> {
+    want.check()?;
+    let hostname = want.hostname(id)?;
+    if want.network() == Network::Host {
+        return Ok(have(instance, id, want, hostname, None));
+    }
+    let mut from = 0;
+    loop {
+        let mut planner = Planner { instance, id, claim, want, previous, from, dry: false };
+        let (mut machine, facts) = planner.facts()?;
+        match machine.run(&plan::plan(instance, id, want, &facts)) {
+            Ok(()) => return Ok(have(instance, id, want, hostname, Some(&facts))),
+            // The bridge has no port left (others may have added some): the next one.
+            Err(e) if e.errno == Some(libc::EXFULL) && want.ip.is_none() => {
+                let Some(lease) = &facts.lease else { return Err(e) };
+                from = lease.shard.index + 1;
+                lease::release(instance, id, claim)?;
+                if from == facts.subnet.shards() {
+                    return Err(e.with_code(Code::Exhausted));
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// What [`create`] would do, a line for each thing asked of the kernel.
+pub fn dry_run(
+    instance: &Instance,
+    id: &Id,
+    claim: Claim,
+    want: &Want,
+    previous: Option<Ipv4Addr>,
+) -> Result<Vec<String>, Error> {
+    want.check()?;
+    want.hostname(id)?;
+    if want.network() == Network::Host {
+        return Ok(Vec::new());
+    }
+    let (_, facts) = Planner { instance, id, claim, want, previous, from: 0, dry: true }.facts()?;
+    Ok(plan::plan(instance, id, want, &facts).iter().flat_map(Step::lines).collect())
+}
+
+/// Finds out what must be known to plan, and takes the lease.
+struct Planner<'a> {
+    instance: &'a Instance,
+    id: &'a Id,
+    claim: Claim,
+    want: &'a Want,
+    previous: Option<Ipv4Addr>,
+    from: u32,
+    dry: bool,
+}
+
+impl<'a> Planner<'a> {
+    fn facts(&mut self) -> Result<(Machine<'a>, Facts), Error> {
+        let subnet = Subnet::of(self.instance, self.want.subnet, !self.dry)?;
+        let mut machine = Machine::new(self.instance, subnet)?;
+        let mut facts = Facts {
+            subnet,
+            lease: None,
+            bridge_ready: false,
+            forwards: true,
+            pins_mounted: pin::is_mounted(self.instance),
+        };
+        if self.want.network() == Network::Bridge {
+            let lease = self.lease(subnet)?;
+            facts.bridge_ready = machine.look(lease.shard)?;
+            if !facts.bridge_ready {
+                let text = std::fs::read_to_string(IP_FORWARD).step(|| format!("read {IP_FORWARD}"))?;
+                facts.forwards = text.trim() != "0";
+            }
+            facts.lease = Some(lease);
+        }
+        Ok((machine, facts))
+    }
+
+    fn lease(&self, subnet: Subnet) -> Result<Lease, Error> {
+        let Planner { instance, id, claim, dry, .. } = *self;
+        let asking = lease::Asking { instance, subnet, id, claim, dry };
+        let again = |previous| if self.from == 0 { asking.again(previous) } else { Ok(None) };
+        let (address, shard) = match (self.want.ip, self.previous) {
+            (Some(ip), previous) => {
+                if previous.is_some_and(|p| p != ip) && !dry {
+                    lease::release(instance, id, claim)?;
+                }
+                (ip, asking.fixed(ip)?)
+            }
+            (None, Some(previous)) => match again(previous)? {
+                Some(found) => found,
+                None => asking.any(self.from)?,
+            },
+            (None, None) => asking.any(self.from)?,
+        };
+        let path = lease::dir(instance).join(address.to_string());
+        Ok(Lease { address, shard, path, owner: lease::owner(id, claim) })
+    }
+}
+
+fn have(instance: &Instance, id: &Id, want: &Want, hostname: String, facts: Option<&Facts>) -> Netns {
+    let link = facts.and_then(|facts| {
+        let lease = facts.lease.as_ref()?;
+        Some(Link {
+            name: ETH.to_owned(),
+            host: instance.veth(id),
+            bridge: lease.shard.bridge(instance),
+            address: lease.address,
+            prefix: facts.subnet.prefix(),
+            gateway: facts.subnet.gateway(),
+            mac: Mac::container(lease.address).to_string(),
+        })
+    });
+    let place = files::Place {
+        hostname: &hostname,
+        address: link.as_ref().map(|l| l.address),
+        gateway: link.as_ref().map(|l| l.gateway),
+    };
+    let files = files::all(want, &place);
+    Netns {
+        boot: boot_id().to_owned(),
+        network: want.network().as_str().to_owned(),
+        net: facts.map(|_| pin::net(instance, id)),
+        user: facts.and(want.userns).map(|_| pin::user(instance, id)),
+        link,
+        hostname,
+        files,
+    }
+}

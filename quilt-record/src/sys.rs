@@ -503,3 +503,10 @@ pub fn ignore_signal(signal: Signal) {
     // SAFETY: SIG_IGN is a valid handler.
     unsafe { libc::signal(signal as libc::c_int, libc::SIG_IGN) };
 }
+
+/// The user namespace that owns a namespace (NS_GET_USERNS, ioctl_nsfs(2), Linux 4.9).
+pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: this ioctl takes no argument and returns a new descriptor.
+    owned(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) }.into())
+}

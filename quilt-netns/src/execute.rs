@@ -1,0 +1,268 @@
+//! Carries out a plan: the sockets, the namespace, the indices of interfaces as they become known.
+//!
+//! The hard thing: the namespace is made by unshare(2) in the calling thread, which saves a fork; whatever happens, the
+//! thread must be back in the host's network namespace afterwards.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::sched::{CloneFlags, setns, unshare};
+
+use quilt_record::{Code, Error, Instance, Step as _, signals};
+
+use crate::message::{ETH, Message, Names};
+use crate::netlink::{Answers, Interface, Netlink, Refusal, route_interface};
+use crate::plan::{IP_FORWARD, Step, label};
+use crate::subnet::{Mac, Shard, Subnet};
+use crate::{nft, pin, userns};
+
+/// Sends a batch and returns the answers; the first refusal that does not mean "done already" is the error.
+pub(crate) fn send(socket: &mut Netlink, messages: &[Message], names: &Names<'_>) -> Result<Answers, Error> {
+    let Some(last) = messages.last() else { return Ok(Answers::default()) };
+    let requests = messages.iter().map(|m| m.encode(names)).collect();
+    let answers = socket
+        .batch(requests, messages.len() - 1, last.is_question())
+        .map_err(|e| Error::os(messages[0].to_string(), e))?;
+    let tolerated = |r: &&Refusal| messages.get(r.index).is_some_and(|m| m.tolerates(r.errno));
+    match answers.refused.iter().find(|r| !tolerated(r)) {
+        None => Ok(answers),
+        Some(refusal) => {
+            let step = messages.get(refusal.index).map(ToString::to_string).unwrap_or_default();
+            let mut error = Error::os(step, io::Error::from_raw_os_error(refusal.errno));
+            if let Some(text) = &refusal.text {
+                error.message = format!("{} ({text})", error.message);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A socket of the host's network namespace, on routes and links.
+pub(crate) fn host_socket() -> Result<Netlink, Error> {
+    Netlink::open(NETLINK_ROUTE).step(|| "open a netlink socket")
+}
+
+/// Looks an interface up by its name.
+pub(crate) fn find(socket: &mut Netlink, name: &str) -> Result<Option<Interface>, Error> {
+    let question = [Message::GetLink { name: name.to_owned() }];
+    match send(socket, &question, &Names { indices: &[], netns: None }) {
+        Ok(answers) => Ok(answers.told.first().and_then(|(_, payload)| Interface::read(payload))),
+        Err(e) if e.errno == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Refuses an interface that has a bridge's name and is not that bridge.
+pub(crate) fn check_bridge(found: &Interface, shard: Shard) -> Result<(), Error> {
+    if is_bridge(found, shard) {
+        return Ok(());
+    }
+    let name = &found.name;
+    let kind = if found.kind.is_empty() { "hardware" } else { &found.kind };
+    Err(Error::new(
+        Code::Busy,
+        format!("find the bridge {name}"),
+        format!(
+            "the name {name} is in use by a {kind} device that Quilt did not make: rename it (ip link set {name} name \
+             OTHER) or delete it (ip link delete {name}), or use another instance (QUILT_ROOT)"
+        ),
+    ))
+}
+
+/// Whether this is the bridge that Quilt makes for the piece: its MAC address follows from the subnet.
+pub(crate) fn is_bridge(found: &Interface, shard: Shard) -> bool {
+    found.kind == "bridge" && found.mac == Mac::bridge(shard).0
+}
+
+/// The thread is in the container's network namespace; it goes back when this goes.
+struct Visit {
+    home: OwnedFd,
+}
+
+impl Visit {
+    fn own() -> Result<OwnedFd, Error> {
+        File::open("/proc/thread-self/ns/net").map(OwnedFd::from).step(|| "open the network namespace")
+    }
+
+    fn end(self) -> Result<(), Error> {
+        setns(&self.home, CloneFlags::CLONE_NEWNET).step(|| Step::Return.to_string())
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // Once more after end(), which does no harm; after an error it is the only one.
+        let _ = setns(&self.home, CloneFlags::CLONE_NEWNET);
+    }
+}
+
+/// The container's network namespace, once it is made.
+struct Namespace {
+    net: OwnedFd,
+    user: Option<OwnedFd>,
+    socket: Netlink,
+}
+
+/// What carries out a plan.
+pub(crate) struct Machine<'a> {
+    instance: &'a Instance,
+    subnet: Subnet,
+    shard: Option<Shard>,
+    host: Netlink,
+    namespace: Option<Namespace>,
+    visit: Option<Visit>,
+    indices: Vec<(String, u32)>,
+}
+
+impl<'a> Machine<'a> {
+    pub fn new(instance: &'a Instance, subnet: Subnet) -> Result<Machine<'a>, Error> {
+        Ok(Machine {
+            instance,
+            subnet,
+            shard: None,
+            host: host_socket()?,
+            namespace: None,
+            visit: None,
+            indices: vec![("lo".to_owned(), 1)],
+        })
+    }
+
+    /// Looks whether the piece's bridge is there with all that goes with it.
+    pub fn look(&mut self, shard: Shard) -> Result<bool, Error> {
+        self.shard = Some(shard);
+        let name = shard.bridge(self.instance);
+        let Some(found) = find(&mut self.host, &name)? else { return Ok(false) };
+        check_bridge(&found, shard)?;
+        let ready = found.alias == label(shard);
+        self.indices.push((name, found.index));
+        Ok(ready)
+    }
+
+    /// Carries out the plan.
+    pub fn run(&mut self, steps: &[Step]) -> Result<(), Error> {
+        for step in steps {
+            signals::check()?;
+            self.step(step)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Error> {
+        let text = || step.to_string();
+        match step {
+            Step::Lease { .. } | Step::Look(_) => Ok(()),
+            Step::Nft(messages) => nft::send(messages),
+            Step::Forward => {
+                fs::write(IP_FORWARD, "1").step(text)?;
+                let note = "quilt-netns: switched on net.ipv4.ip_forward for containers' traffic to the outside";
+                let _ = writeln!(io::stderr(), "{note}");
+                Ok(())
+            }
+            Step::Host(messages) => self.host(messages),
+            Step::MountPins(_) => pin::mount_dir(self.instance),
+            Step::Unshare => {
+                let home = Visit::own()?;
+                unshare(CloneFlags::CLONE_NEWNET).step(text)?;
+                self.visit = Some(Visit { home });
+                self.arrived(Visit::own()?, None)
+            }
+            Step::Pair(map) => {
+                let home = Visit::own()?;
+                let userns::Pair { user, net } = userns::make(*map)?;
+                setns(&net, CloneFlags::CLONE_NEWNET).step(text)?;
+                self.visit = Some(Visit { home });
+                self.arrived(net, Some(user))
+            }
+            Step::Sysctl { path, value } => match fs::write(path, value) {
+                // A kernel without IPv6 needs it not switched off.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                done => done.step(text),
+            },
+            Step::Return => self.visit.take().map_or(Ok(()), Visit::end),
+            Step::PinNet(path) => self.namespace(|n| pin::pin(n.net.as_fd(), path).step(text)),
+            Step::PinUser(path) => self.namespace(|n| match &n.user {
+                Some(user) => pin::pin(user.as_fd(), path).step(text),
+                None => Ok(()),
+            }),
+            Step::Inside(messages) => {
+                let indices = std::mem::take(&mut self.indices);
+                let sent = self
+                    .namespace(|n| send(&mut n.socket, messages, &Names { indices: &indices, netns: None }).map(drop));
+                self.indices = indices;
+                sent
+            }
+        }
+    }
+
+    fn arrived(&mut self, net: OwnedFd, user: Option<OwnedFd>) -> Result<(), Error> {
+        self.namespace = Some(Namespace { net, user, socket: host_socket()? });
+        Ok(())
+    }
+
+    fn namespace(&mut self, act: impl FnOnce(&mut Namespace) -> Result<(), Error>) -> Result<(), Error> {
+        match &mut self.namespace {
+            Some(namespace) => act(namespace),
+            None => Err(Error::new(Code::Internal, "enter the network namespace", "it has not been made")),
+        }
+    }
+
+    fn host(&mut self, messages: &[Message]) -> Result<(), Error> {
+        let netns = self.namespace.as_ref().map(|n| n.net.as_fd());
+        let names = Names { indices: &self.indices, netns };
+        let answers = match send(&mut self.host, messages, &names) {
+            // The container of that name before this one is gone, its interface not yet: the kernel takes namespaces
+            // down later. The claim on the name is ours, so what is left under it is nobody's.
+            Err(e)
+                if e.errno == Some(libc::EEXIST)
+                    && let Some(Message::NewVeth { name, .. }) = messages.first() =>
+            {
+                send(&mut self.host, &[Message::DelLink { name: name.clone() }], &names)?;
+                send(&mut self.host, messages, &names)?
+            }
+            sent => sent?,
+        };
+        for (index, payload) in &answers.told {
+            if let (Some(Message::GetLink { name }), Some(found)) = (messages.get(*index), Interface::read(payload)) {
+                self.learn(name, &found)?;
+            }
+        }
+        for refusal in &answers.refused {
+            if let Some(Message::BridgeRoute { name, shard, .. }) = messages.get(refusal.index) {
+                self.check_route(name, *shard)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the index of an interface that the kernel told of, and of the end inside if it is a pair's.
+    fn learn(&mut self, name: &str, found: &Interface) -> Result<(), Error> {
+        if let Some(shard) = self.shard.filter(|s| s.bridge(self.instance) == name) {
+            check_bridge(found, shard)?;
+        } else {
+            self.indices.push((ETH.to_owned(), found.peer));
+        }
+        self.indices.push((name.to_owned(), found.index));
+        Ok(())
+    }
+
+    /// A route to the piece is there already: ours, or is the subnet somebody else's?
+    fn check_route(&mut self, bridge: &str, shard: Shard) -> Result<(), Error> {
+        let to = std::net::Ipv4Addr::from(u32::from(shard.network) + 2);
+        let names = Names { indices: &self.indices, netns: None };
+        let answers = send(&mut self.host, &[Message::GetRoute { to }], &names)?;
+        let by = answers.told.first().and_then(|(_, payload)| route_interface(payload));
+        if by.is_some() && by == self.indices.iter().find(|(name, _)| name == bridge).map(|(_, index)| *index) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::Busy,
+            format!("route {shard} to {bridge}"),
+            format!(
+                "this host has a route to {shard} already: give this instance a subnet of its own (--subnet, now {})",
+                self.subnet
+            ),
+        ))
+    }
+}
