@@ -510,3 +510,15 @@ pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: this ioctl takes no argument and returns a new descriptor.
     owned(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) }.into())
 }
+
+/// Takes over a descriptor that this process was started with, by the number that it was told; close-on-exec from here
+/// on. The standard streams are refused. Whoever was told a number asks once for it.
+pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: EBADF if it is not open.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    // SAFETY: it is open, was inherited and so has no owner in this process, and nobody else was told its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,1 +1,142 @@
-//! Being written.
+//! Starts a container: a child in namespaces of its own, a root put together from the image's layers, /proc, /sys and
+//! /dev, confinement, and init in its place. Returns when init says that it runs.
+//!
+//! It makes no network, sets no limits and unpacks nothing: it uses what the record says the tools before it made. It
+//! mounts nothing in the host's mount namespace, so nothing has to be unmounted.
+//!
+//! The one hard thing is the image, which is not trusted and says what every path inside means: see `inside.rs`.
+
+pub mod init;
+pub mod masks;
+pub mod plan;
+pub mod report;
+
+mod files;
+mod inside;
+mod start;
+mod undo;
+mod want;
+
+use std::path::{Path, PathBuf};
+
+use quilt_record::process::boot_id;
+use quilt_record::stage::{Context, Outcome, Stage};
+use quilt_record::{Code, Error, Instance, have};
+use serde::Deserialize;
+
+use masks::Present;
+use plan::{Input, plan};
+
+pub use want::{Pid, Want};
+
+/// `quilt-spawn`.
+pub const STAGE: Stage<Want, have::Spawn> = Stage { name: "spawn", act, undo: undo::undo, again: false };
+
+/// The files that quilt-netns gives every container.
+const NETWORK_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+
+fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
+    context.want.check()?;
+    let record = context.record;
+    let unpack = record.have::<have::Unpack>("unpack")?;
+    let netns = record.have::<have::Netns>("netns")?;
+    let cgroup = record.have::<have::Cgroup>("cgroup")?;
+    let Some(container) = context.container else {
+        let input = guess(context, unpack, netns, cgroup)?;
+        return Ok(Outcome::Plan(plan(&input).iter().map(ToString::to_string).collect()));
+    };
+    let (unpack, netns, cgroup) = (required("unpack", unpack)?, required("netns", netns)?, required("cgroup", cgroup)?);
+    for (stage, boot) in [("netns", &netns.boot), ("cgroup", &cgroup.boot)] {
+        if boot != boot_id() {
+            return Err(absent(stage, "was made before the last boot").into());
+        }
+    }
+    if netns.user.is_some() {
+        return Err(Error::new(Code::Unsupported, "", "user namespaces are not supported yet").into());
+    }
+    let input = Input {
+        container: container.path().clone(),
+        hide: hidden(context.instance, unpack.digest.is_none(), &unpack.lower)?,
+        lower: unpack.lower,
+        upper: unpack.upper,
+        work: unpack.work,
+        net: netns.net,
+        hierarchies: cgroup.hierarchies,
+        files: netns.files.iter().map(|(path, _)| path.into()).collect(),
+        hostname: netns.hostname,
+        present: Present::look(),
+        want: context.want.clone(),
+    };
+    Ok(Outcome::Done(start::start(context.instance, container, &input, &netns.files)?))
+}
+
+fn required<H>(stage: &str, have: Option<H>) -> Result<H, Error> {
+    have.ok_or_else(|| absent(stage, "is not there"))
+}
+
+fn absent(stage: &str, what: &str) -> Error {
+    let step = format!("read `{stage}.have` of the record");
+    Error::new(Code::NotFound, step, format!("it {what}: run quilt-{stage} for this container first"))
+}
+
+/// What is to be hidden of an image that is a directory of the host: this instance's state, and the machine's own.
+fn hidden(instance: &Instance, is_directory: bool, lower: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let [lower] = lower else { return Ok(Vec::new()) };
+    if !is_directory {
+        return Ok(Vec::new());
+    }
+    let own = [instance.state(), instance.run(), Path::new("/var/lib/quilt"), Path::new("/run/quilt")];
+    let real: Vec<PathBuf> = own.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let lower = lower.canonicalize().unwrap_or_else(|_| lower.clone());
+    if real.iter().any(|state| lower.starts_with(state)) {
+        let message = format!("{} belongs to Quilt's own state", lower.display());
+        return Err(Error::new(Code::Invalid, "use the image", message));
+    }
+    Ok(plan::inside(&lower, &real))
+}
+
+/// For a dry run: what the tools before would have made, as far as it can be known.
+fn guess(
+    context: &Context<'_, Want>,
+    unpack: Option<have::Unpack>,
+    netns: Option<have::Netns>,
+    cgroup: Option<have::Cgroup>,
+) -> Result<Input, Error> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Asked {
+        image: Option<PathBuf>,
+        network: Option<String>,
+        hostname: Option<String>,
+    }
+    let (instance, id) = (context.instance, &context.id);
+    let (image, network): (Asked, Asked) = (context.record.want("unpack")?, context.record.want("netns")?);
+    let directory = image.image.filter(|path| path.is_dir()).and_then(|path| path.canonicalize().ok());
+    let container = instance.containers().join(id.as_str());
+    let (lower, is_directory) = match (unpack, directory) {
+        (Some(unpack), _) => (unpack.lower, unpack.digest.is_none()),
+        (None, Some(directory)) => (vec![directory], true),
+        (None, None) => (vec![instance.images().join("IMAGE")], false),
+    };
+    let named = network.hostname.unwrap_or_else(|| id.to_string());
+    let (net, hostname, files) = match netns {
+        Some(netns) => (netns.net, netns.hostname, netns.files.into_iter().map(|(path, _)| path.into()).collect()),
+        None => {
+            let net = (network.network.as_deref() != Some("host")).then(|| instance.run().join("ns").join(id.as_str()));
+            (net, named, NETWORK_FILES.map(PathBuf::from).to_vec())
+        }
+    };
+    Ok(Input {
+        hide: hidden(instance, is_directory, &lower)?,
+        lower,
+        upper: container.join("upper"),
+        work: container.join("work"),
+        container,
+        net,
+        hierarchies: cgroup.map(|c| c.hierarchies).unwrap_or_default(),
+        files,
+        hostname,
+        present: Present::look(),
+        want: context.want.clone(),
+    })
+}

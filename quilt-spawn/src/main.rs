@@ -1,2 +1,29 @@
-//! Being written.
-fn main() {}
+//! quilt-spawn: starts the container's init in namespaces and a root of its own.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use quilt_record::stage::{self, StageArgs};
+
+/// Starts a container's init: namespaces, root, /dev, /proc, /sys, confinement. Needs what quilt-unpack, quilt-netns and
+/// quilt-cgroup made for the same container.
+#[derive(Parser)]
+#[command(name = "quilt-spawn", version)]
+struct Cli {
+    #[command(flatten)]
+    stage: StageArgs,
+
+    /// `-`: read the record from standard input
+    #[arg(value_name = "-", value_parser = ["-"])]
+    record: Option<String>,
+
+    #[command(flatten)]
+    want: quilt_spawn::Want,
+}
+
+fn main() -> ExitCode {
+    let mut cli = Cli::parse();
+    cli.want.take_env(|name| std::env::var(name).ok());
+    stage::run(&quilt_spawn::STAGE, &cli.stage, cli.record.is_some(), &cli.want)
+}

@@ -1,0 +1,107 @@
+//! Init's settings, which spawn gives it as its command line: that is made and read by the same program.
+
+use std::os::fd::RawFd;
+
+use quilt_record::confine::Confine;
+
+/// What init is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The pipe on which it says that it is ready.
+    pub ready: RawFd,
+    /// The file that gets the exit status.
+    pub exit: RawFd,
+    /// The two parts of the log, the newer and the older, and its cap in bytes.
+    pub log: Option<(RawFd, RawFd, u64)>,
+    /// It is not process 1, and asks to be given the orphans (PR_SET_CHILD_SUBREAPER(2const)).
+    pub subreaper: bool,
+    /// Whom the command runs as.
+    pub confine: Confine,
+    /// The command's directory, absolute.
+    pub workdir: Option<String>,
+    /// The command; empty to idle.
+    pub command: Vec<String>,
+}
+
+impl Settings {
+    /// The command line.
+    pub fn argv(&self) -> Vec<String> {
+        let mut argv = vec!["quilt-init".to_owned()];
+        let mut option = |name: &str, value: String| argv.push(format!("--{name}={value}"));
+        option("ready", self.ready.to_string());
+        option("exit", self.exit.to_string());
+        if let Some((log, older, size)) = self.log {
+            option("log", format!("{log},{older},{size}"));
+        }
+        if self.subreaper {
+            option("subreaper", "1".to_owned());
+        }
+        if self.command.is_empty() {
+            return argv;
+        }
+        let Confine { uid, gid, groups } = &self.confine;
+        let ids = [*uid, *gid].iter().chain(groups).map(u32::to_string).collect::<Vec<_>>();
+        option("ids", ids.join(","));
+        if let Some(dir) = &self.workdir {
+            option("workdir", dir.clone());
+        }
+        argv.push("--".to_owned());
+        argv.extend(self.command.iter().cloned());
+        argv
+    }
+
+    /// Reads the command line back, without the program's name.
+    pub fn parse(mut argv: impl Iterator<Item = String>) -> Option<Settings> {
+        fn numbers<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
+            text.split(',').map(|n| n.parse().ok()).collect()
+        }
+        let mut settings = Settings { ready: -1, exit: -1, ..Settings::default() };
+        while let Some(word) = argv.next() {
+            if word == "--" {
+                settings.command = argv.collect();
+                break;
+            }
+            let (name, value) = word.strip_prefix("--")?.split_once('=')?;
+            match name {
+                "ready" => settings.ready = value.parse().ok()?,
+                "exit" => settings.exit = value.parse().ok()?,
+                "log" => match numbers::<u64>(value)?[..] {
+                    [log, older, size] => settings.log = Some((log as RawFd, older as RawFd, size)),
+                    _ => return None,
+                },
+                "subreaper" => settings.subreaper = true,
+                "ids" => match numbers::<u32>(value)?[..] {
+                    [uid, gid, ref groups @ ..] => settings.confine = Confine { uid, gid, groups: groups.to_vec() },
+                    _ => return None,
+                },
+                "workdir" => settings.workdir = Some(value.to_owned()),
+                _ => return None,
+            }
+        }
+        (settings.ready >= 0 && settings.exit >= 0).then_some(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_comes_back_as_it_was() {
+        let idle = Settings { ready: 5, exit: 6, ..Settings::default() };
+        let busy = Settings {
+            log: Some((7, 8, 65536)),
+            subreaper: true,
+            confine: Confine { uid: 1, gid: 2, groups: vec![3, 4] },
+            workdir: Some("/a=b c".to_owned()),
+            command: ["--", "-x", ""].map(str::to_owned).to_vec(),
+            ..idle.clone()
+        };
+        for settings in [idle, busy] {
+            assert_eq!(Settings::parse(settings.argv().into_iter().skip(1)), Some(settings));
+        }
+        for bad in [vec![], vec!["--ready=1"], vec!["x"], vec!["--ready=1", "--exit=2", "--y=1"]] {
+            assert_eq!(Settings::parse(bad.into_iter().map(str::to_owned)), None);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The steps of the child that becomes init, from its first line in the new namespaces to exec.
+//!
+//! The one hard thing: the image says what its /proc, /dev and /sys are, and it is not trusted. Each is opened once,
+//! without following any link; what is mounted goes onto the descriptor; what is opened next must be on the new mount
+//! (its file system's magic number says so); and everything below is opened from there and may not leave that mount.
+//! All this comes before pivot_root, so `/proc/self/fd` is the host's own and tells the truth.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, OpenHow, ResolveFlag, fcntl, openat, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, makedev, mkdirat, mknodat, stat};
+use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, SYSFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, setsid, symlinkat};
+
+use quilt_record::confine::{self, Confine, User};
+use quilt_record::error::Step as _;
+use quilt_record::{Code, Error, sys};
+
+use crate::files::{self, DIR_MODE};
+use crate::init::Settings;
+use crate::plan::{EMPTY, Mount, Step};
+use crate::report::Line;
+use crate::want::{Pid, Want};
+
+/// What the child has from its maker.
+pub struct Job<'a> {
+    /// Where the root is put together: any directory; only the child's own mount namespace sees it.
+    pub stage: &'a Path,
+    /// The pinned network namespace.
+    pub net: Option<OwnedFd>,
+    /// The files of the network: path inside, text.
+    pub files: &'a [(String, String)],
+    /// What was asked.
+    pub want: &'a Want,
+    /// The host name.
+    pub hostname: &'a str,
+    /// The pipe to the maker.
+    pub tell: &'a OwnedFd,
+    /// Init's program, on a read-only mount.
+    pub init: &'a OwnedFd,
+    /// The file for the exit status.
+    pub exit: &'a OwnedFd,
+    /// The two parts of the log, with a command.
+    pub log: Option<&'a (OwnedFd, OwnedFd)>,
+}
+
+/// What the steps leave to those after them.
+#[derive(Default)]
+struct Made {
+    /// The directory for the network's files, before the root is mounted.
+    etc: Option<OwnedFd>,
+    lower: Vec<OwnedFd>,
+    upper: Option<OwnedFd>,
+    root: Option<OwnedFd>,
+    proc: Option<OwnedFd>,
+    sys: Option<OwnedFd>,
+    dev: Option<OwnedFd>,
+    null: Option<OwnedFd>,
+    empty: Option<OwnedFd>,
+    user: Option<User>,
+}
+
+/// Becomes init. Comes back only with the error, whose step is the one that failed.
+pub fn become_init(job: &Job<'_>, steps: &[Step]) -> Error {
+    let mut made = Made::default();
+    for step in steps {
+        if let Err(e) = run(job, &mut made, step) {
+            return if e.step.is_empty() { Error { step: step.to_string(), ..e } } else { e };
+        }
+    }
+    Error::new(Code::Internal, "", "the plan ends without init")
+}
+
+fn os(e: impl Into<std::io::Error>) -> Error {
+    Error::os("", e)
+}
+
+fn missing() -> Error {
+    Error::new(Code::Internal, "", "the plan is in the wrong order")
+}
+
+fn have(fd: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Error> {
+    fd.as_ref().map(OwnedFd::as_fd).ok_or_else(missing)
+}
+
+/// The path by which mount(2) takes a descriptor.
+fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
+fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
+    match step {
+        Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
+        Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).map_err(os),
+        Step::Net(_) => setns(have(&job.net)?, CloneFlags::CLONE_NEWNET).map_err(os),
+        Step::Private => mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os),
+        Step::Layers { lower, upper } => layers(job, made, lower, upper),
+        Step::Overlay { work, .. } => overlay(job, made, work),
+        Step::File { at, inside } => file(job, made, at, inside),
+        Step::User(spec) => {
+            let user = confine::user::resolve(have(&made.root)?, spec)?;
+            Line::Home(user.home.clone()).send(job.tell).map_err(os)?;
+            made.user = Some(user);
+            Ok(())
+        }
+        Step::Workdir(dir) => files::directory(have(&made.root)?, Path::new(dir)).map(drop),
+        Step::Mount(what) => mount_one(made, what),
+        Step::Device(name, major, minor) => {
+            let mode = Mode::from_bits_truncate(0o666);
+            mknodat(have(&made.dev)?, *name, SFlag::S_IFCHR, mode, makedev(u64::from(*major), u64::from(*minor)))
+                .map_err(os)
+        }
+        Step::Symlink(name, target) => symlinkat(*target, have(&made.dev)?, *name).map_err(os),
+        Step::MaskFile(path) => mask_file(made, path),
+        Step::MaskDir { path, .. } => mask_dir(made, path),
+        Step::ReadOnly(path) => read_only(made, path),
+        Step::Hostname(name) => nix::unistd::sethostname(name).map_err(os),
+        Step::Pivot => {
+            namespaces(job)?;
+            fchdir(have(&made.root)?).map_err(os)?;
+            // The old root ends up on top of the new one, and is what `.` means (pivot_root(2), NOTES).
+            pivot_root(".", ".").map_err(os)?;
+            umount2(".", MntFlags::MNT_DETACH).map_err(os)?;
+            chdir("/").map_err(os)
+        }
+        Step::Detach => detach(job, made),
+        Step::Confine => {
+            confine::apply(&Confine::default()).map_err(os)?;
+            // Forgotten by the kernel if that changed the credentials.
+            sys::set_parent_death_signal(Some(nix::sys::signal::Signal::SIGKILL)).map_err(os)
+        }
+        Step::Init(_) => init(job, made).map(|never| match never {}),
+    }
+}
+
+const NONE: Option<&str> = None;
+const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+const ANY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+fn layers(job: &Job<'_>, made: &mut Made, lower: &[PathBuf], upper: &Path) -> Result<(), Error> {
+    let open =
+        |path: &Path| openat(AT_FDCWD, path, DIR, Mode::empty()).step(|| format!("open the layer {}", path.display()));
+    made.lower = lower.iter().map(|path| open(path)).collect::<Result<_, Error>>()?;
+    let upper = open(upper)?;
+    if !job.files.is_empty() {
+        made.etc = files::plain_etc(upper.as_fd(), &made.lower).step(|| "make /etc in the writable layer")?;
+    }
+    made.upper = Some(upper);
+    Ok(())
+}
+
+fn overlay(job: &Job<'_>, made: &mut Made, work: &Path) -> Result<(), Error> {
+    let work = openat(AT_FDCWD, work, DIR, Mode::empty()).step(|| format!("open {}", work.display()))?;
+    let lower: Vec<String> = made.lower.iter().map(|fd| path_of(fd.as_fd()).display().to_string()).collect();
+    let upper = path_of(have(&made.upper)?);
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.join(":"),
+        upper.display(),
+        path_of(work.as_fd()).display()
+    );
+    // Its own devices are in /dev; a device node of the image's is nothing but a way around that.
+    mount(Some("overlay"), job.stage, Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str())).map_err(os)?;
+    let root = openat(AT_FDCWD, job.stage, DIR, Mode::empty()).map_err(os)?;
+    if made.etc.is_none() && !job.files.is_empty() {
+        let etc = files::mounted_etc(root.as_fd())?;
+        for (path, text) in job.files {
+            files::write(etc.as_fd(), name_in_etc(Path::new(path))?, text).step(|| format!("write {path}"))?;
+        }
+    }
+    made.root = Some(root);
+    Ok(())
+}
+
+/// Writes a network file into the writable layer; where only the mounted root knows what `/etc` means, it is left for then.
+fn file(job: &Job<'_>, made: &mut Made, at: &Path, inside: &Path) -> Result<(), Error> {
+    let name = name_in_etc(inside)?;
+    let text = job.files.iter().find(|(path, _)| Path::new(path) == inside).map_or("", |(_, text)| text.as_str());
+    match &made.etc {
+        Some(etc) => files::write(etc.as_fd(), name, text).step(|| format!("write {}", at.display())),
+        None => Ok(()),
+    }
+}
+
+fn name_in_etc(path: &Path) -> Result<&OsStr, Error> {
+    let name = path.file_name().filter(|_| path.parent() == Some(Path::new("/etc")));
+    name.ok_or_else(|| Error::new(Code::Invalid, "", format!("{} is not a file in /etc", path.display())))
+}
+
+/// Mounts a file system of the kernel.
+fn mount_one(made: &mut Made, what: &Mount) -> Result<(), Error> {
+    let mount_on = |target: &Path| {
+        let data = Some(what.data).filter(|data| !data.is_empty());
+        mount(Some(what.fstype), target, Some(what.fstype), what.flags, data).map_err(os)
+    };
+    if let Some(name) = what.target.strip_prefix("/dev/") {
+        // In a directory that was just made, in a file system that nobody else has seen.
+        let dev = have(&made.dev)?;
+        mkdirat(dev, name, DIR_MODE).map_err(os)?;
+        return mount_on(&path_of(dev).join(name));
+    }
+    let root = have(&made.root)?;
+    let name = what.target.trim_start_matches('/');
+    let target = mountpoint(root, name)?;
+    mount_on(&path_of(target.as_fd()))?;
+    let mounted = no_links(root, name, DIR).map_err(os)?;
+    let (magic, place) = match what.fstype {
+        "proc" => (PROC_SUPER_MAGIC, &mut made.proc),
+        "sysfs" => (SYSFS_MAGIC, &mut made.sys),
+        _ => (TMPFS_MAGIC, &mut made.dev),
+    };
+    verify(mounted.as_fd(), magic)?;
+    *place = Some(mounted);
+    Ok(())
+}
+
+fn verify(fd: BorrowedFd<'_>, magic: FsType) -> Result<(), Error> {
+    if fstatfs(fd).map_err(os)?.filesystem_type() == magic {
+        return Ok(());
+    }
+    Err(Error::new(Code::Internal, "", "it is not what is there now"))
+}
+
+/// Opens a path without following any link.
+fn no_links(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag) -> nix::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    openat2(dir, path.as_ref(), OpenHow::new().flags(flags).resolve(resolve))
+}
+
+/// A directory of the image to mount on, made if it is not there; nothing else will do.
+fn mountpoint(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Error> {
+    match no_links(root, name, DIR) {
+        Err(Errno::ENOENT) => {
+            mkdirat(root, name, DIR_MODE).map_err(os)?;
+            no_links(root, name, DIR).map_err(os)
+        }
+        Err(Errno::ELOOP | Errno::ENOTDIR) => {
+            let kind = fstatat(root, name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|found| found.st_mode);
+            let kind = match kind.map(|mode| mode & SFlag::S_IFMT.bits()) {
+                Ok(mode) if mode == SFlag::S_IFLNK.bits() => "a symlink",
+                Ok(mode) if mode == SFlag::S_IFREG.bits() => "a file",
+                Ok(mode) if mode == SFlag::S_IFIFO.bits() => "a fifo",
+                _ => "something else",
+            };
+            let message = format!("/{name} of the image must be a directory or missing, and is {kind}");
+            Err(Error::new(Code::Invalid, "", message))
+        }
+        other => other.map_err(os),
+    }
+}
+
+/// Opens what is below /proc, /sys or elsewhere in the root, staying on the mount that was put there.
+fn target(made: &Made, path: &Path) -> Result<OwnedFd, Error> {
+    let below = |top: &str| path.strip_prefix(top).ok();
+    let (dir, rest) = match (below("/proc"), below("/sys")) {
+        (Some(rest), _) => (have(&made.proc)?, rest),
+        (_, Some(rest)) => (have(&made.sys)?, rest),
+        _ => (have(&made.root)?, path.strip_prefix("/").unwrap_or(path)),
+    };
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    openat2(dir, rest, OpenHow::new().flags(ANY).resolve(resolve)).map_err(os)
+}
+
+fn mask_file(made: &mut Made, path: &Path) -> Result<(), Error> {
+    if made.null.is_none() {
+        made.null = Some(null(have(&made.dev)?)?);
+    }
+    let null = path_of(have(&made.null)?);
+    let target = target(made, path)?;
+    mount(Some(&null), &path_of(target.as_fd()), NONE, MsFlags::MS_BIND, NONE).map_err(os)
+}
+
+/// The container's null device, which is what everything trusts it to be.
+fn null(dev: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let null = openat(dev, "null", OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).map_err(os)?;
+    let found = fstat(&null).map_err(os)?;
+    if found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && found.st_rdev == makedev(1, 3) {
+        return Ok(null);
+    }
+    Err(Error::new(Code::Internal, "", "/dev/null is not the null device"))
+}
+
+fn mask_dir(made: &mut Made, path: &Path) -> Result<(), Error> {
+    let target = match target(made, path) {
+        // What is to be hidden is not there: on another file system than the image, so an empty directory already.
+        Err(e) if e.errno == Some(libc::ENOENT) && !path.starts_with("/proc") && !path.starts_with("/sys") => {
+            return Ok(());
+        }
+        other => other?,
+    };
+    let place = path_of(target.as_fd());
+    match &made.empty {
+        Some(empty) => mount(Some(&path_of(empty.as_fd())), &place, NONE, MsFlags::MS_BIND, NONE).map_err(os),
+        None => {
+            mount(Some(EMPTY.fstype), &place, Some(EMPTY.fstype), EMPTY.flags, Some(EMPTY.data)).map_err(os)?;
+            let dir = have(match path {
+                path if path.starts_with("/proc") => &made.proc,
+                path if path.starts_with("/sys") => &made.sys,
+                _ => &made.root,
+            })?;
+            let below = ["/proc", "/sys", "/"].iter().find_map(|top| path.strip_prefix(top).ok()).unwrap_or(path);
+            let mounted = no_links(dir, below, DIR).map_err(os)?;
+            verify(mounted.as_fd(), TMPFS_MAGIC)?;
+            made.empty = Some(mounted);
+            Ok(())
+        }
+    }
+}
+
+/// Puts a read-only copy of the mount over the path.
+fn read_only(made: &Made, path: &Path) -> Result<(), Error> {
+    let target = target(made, path)?;
+    let attributes =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    let copied = sys::clone_mount(target.as_fd(), c"").and_then(|clone| {
+        sys::restrict_mount(clone.as_fd(), attributes)?;
+        sys::attach_mount(clone.as_fd(), target.as_fd())
+    });
+    match copied {
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {}
+        other => return other.map_err(os),
+    }
+    // Before Linux 5.12: a bind, and that bind mounted anew, which must be opened for it.
+    let place = path_of(target.as_fd());
+    mount(Some(&place), &place, NONE, MsFlags::MS_BIND, NONE).map_err(os)?;
+    let rest = path.strip_prefix("/proc").map_err(|_| missing())?;
+    let bound = no_links(have(&made.proc)?, rest, ANY).map_err(os)?;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | EMPTY.flags;
+    mount(NONE, &path_of(bound.as_fd()), NONE, flags, NONE).map_err(os)
+}
+
+/// Tells which namespaces the container has to itself. The last moment at which the host's /proc is there to say.
+fn namespaces(job: &Job<'_>) -> Result<(), Error> {
+    let private = job.want.pid.unwrap_or_default() == Pid::Private;
+    for (name, own) in
+        [("net", job.net.is_some()), ("mnt", true), ("uts", true), ("ipc", true), ("cgroup", true), ("pid", private)]
+    {
+        if own {
+            let inode = stat(format!("/proc/self/ns/{name}").as_str()).map_err(os)?.st_ino;
+            Line::Namespace(name.to_owned(), inode).send(job.tell).map_err(os)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets go of the caller: its session, its terminal, its descriptors.
+fn detach(job: &Job<'_>, made: &mut Made) -> Result<(), Error> {
+    setsid().map_err(os)?;
+    if made.null.is_none() {
+        made.null = Some(null(have(&made.dev)?)?);
+    }
+    let null = have(&made.null)?;
+    dup2_stdin(null).map_err(os)?;
+    dup2_stdout(null).map_err(os)?;
+    dup2_stderr(null).map_err(os)?;
+    // What the caller left open goes at exec; what init gets, does not.
+    sys::cloexec_from(3).map_err(os)?;
+    let log = job.log.iter().flat_map(|(log, older)| [log, older]);
+    for fd in [job.tell, job.exit].into_iter().chain(log) {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).map_err(os)?;
+    }
+    Ok(())
+}
+
+fn init(job: &Job<'_>, made: &Made) -> Result<Infallible, Error> {
+    let user = made.user.as_ref().ok_or_else(missing)?;
+    let settings = Settings {
+        ready: job.tell.as_raw_fd(),
+        exit: job.exit.as_raw_fd(),
+        log: job.log.map(|(log, older)| (log.as_raw_fd(), older.as_raw_fd(), job.want.log_size())),
+        subreaper: job.want.pid == Some(Pid::Host),
+        confine: Confine::of(user),
+        workdir: job.want.workdir.clone(),
+        command: job.want.command.clone(),
+    };
+    let strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let bad = |_| Error::new(Code::Invalid, "", "a NUL in the command or the environment");
+    let argv = strings(settings.argv()).map_err(bad)?;
+    let env = strings(job.want.environment(&user.home, job.hostname)).map_err(bad)?;
+    sys::exec_fd(job.init.as_fd(), &argv, &env).map_err(os)
+}

@@ -1,0 +1,378 @@
+//! What spawn does, as a list: pure, so that it can be printed instead of done. The text of a step is the line of a dry
+//! run and the `step` of the error if it fails.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+
+use quilt_record::confine::CAPABILITY_MASK;
+use quilt_record::have::Hierarchy;
+
+use crate::masks::Present;
+use crate::want::{Pid, Want};
+
+/// What a plan is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Input {
+    /// The container's directory.
+    pub container: PathBuf,
+    /// The read-only layers, the topmost first.
+    pub lower: Vec<PathBuf>,
+    /// The writable layer.
+    pub upper: PathBuf,
+    /// Overlayfs' work directory.
+    pub work: PathBuf,
+    /// The pinned network namespace, unless it is the host's.
+    pub net: Option<PathBuf>,
+    /// The container's directory in every hierarchy.
+    pub hierarchies: Vec<Hierarchy>,
+    /// The files that the network needs inside.
+    pub files: Vec<PathBuf>,
+    /// The host name.
+    pub hostname: String,
+    /// What is below the image and not to be seen: absolute paths inside the container.
+    pub hide: Vec<PathBuf>,
+    /// What of the masks this kernel has.
+    pub present: Present,
+    /// What was asked.
+    pub want: Want,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A file of the container's directory is made, empty.
+    Empty(PathBuf),
+    /// The cgroup leaf is made in every hierarchy.
+    Leaf(Vec<PathBuf>),
+    /// The child that becomes init: in new namespaces (`pid mnt uts ipc`), in the leaf.
+    Clone {
+        /// The namespaces that it is born in.
+        namespaces: Vec<&'static str>,
+        /// `tasks` of the v1 hierarchies.
+        tasks: Vec<PathBuf>,
+    },
+    /// In the child, from here on: a cgroup namespace whose root is the leaf.
+    CgroupNamespace,
+    /// Into the pinned network namespace.
+    Net(PathBuf),
+    /// Nothing mounted here shows outside, nor the other way round.
+    Private,
+    /// The layers are opened: here, as overlayfs takes none from another mount namespace.
+    Layers {
+        /// The read-only layers, the topmost first.
+        lower: Vec<PathBuf>,
+        /// The writable layer.
+        upper: PathBuf,
+    },
+    /// A file that the network needs, in the writable layer: where it goes, and what it is inside.
+    File {
+        /// The path on the host.
+        at: PathBuf,
+        /// The path inside.
+        inside: PathBuf,
+    },
+    /// The root.
+    Overlay {
+        /// The read-only layers, the topmost first.
+        lower: Vec<PathBuf>,
+        /// The writable layer.
+        upper: PathBuf,
+        /// Overlayfs' work directory.
+        work: PathBuf,
+    },
+    /// The container's user, by its own files.
+    User(String),
+    /// A directory for commands, if it is not there.
+    Workdir(String),
+    /// A file system of the kernel.
+    Mount(Mount),
+    /// A device in the container's own /dev: name, major, minor.
+    Device(&'static str, u32, u32),
+    /// A symlink in the container's own /dev.
+    Symlink(&'static str, &'static str),
+    /// A file covered by the container's null device.
+    MaskFile(PathBuf),
+    /// A directory covered by an empty read-only one: a tmpfs for the first, a bind of that for the others.
+    MaskDir {
+        /// The path inside.
+        path: PathBuf,
+        /// Whether it is the first.
+        first: bool,
+    },
+    /// A directory or file that becomes read-only.
+    ReadOnly(PathBuf),
+    /// The host name, in the UTS namespace.
+    Hostname(String),
+    /// The root becomes `/`, and the host's is gone.
+    Pivot,
+    /// A session of its own, /dev/null as standard streams, no other descriptor.
+    Detach,
+    /// Capabilities and the like.
+    Confine,
+    /// Init, with the command that it runs.
+    Init(Vec<String>),
+}
+
+/// A mount of a file system of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The type: `proc`.
+    pub fstype: &'static str,
+    /// Where: an absolute path inside.
+    pub target: &'static str,
+    /// The flags (mount(2)).
+    pub flags: MsFlags,
+    /// The options of the file system.
+    pub data: &'static str,
+}
+
+const NO_SUID_DEV_EXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// The file systems of the kernel, in their order.
+pub const MOUNTS: [Mount; 6] = [
+    Mount { fstype: "proc", target: "/proc", flags: NO_SUID_DEV_EXEC, data: "" },
+    Mount { fstype: "sysfs", target: "/sys", flags: NO_SUID_DEV_EXEC.union(MsFlags::MS_RDONLY), data: "" },
+    Mount { fstype: "tmpfs", target: "/dev", flags: MsFlags::MS_NOSUID, data: "mode=755,size=64k" },
+    Mount {
+        fstype: "devpts",
+        target: "/dev/pts",
+        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
+        data: "newinstance,ptmxmode=0666,mode=0620,gid=5",
+    },
+    Mount { fstype: "tmpfs", target: "/dev/shm", flags: NO_SUID_DEV_EXEC, data: "mode=1777,size=64m" },
+    Mount { fstype: "mqueue", target: "/dev/mqueue", flags: NO_SUID_DEV_EXEC, data: "" },
+];
+
+/// What covers a masked directory.
+pub const EMPTY: Mount = Mount {
+    fstype: "tmpfs",
+    target: "",
+    flags: NO_SUID_DEV_EXEC.union(MsFlags::MS_RDONLY),
+    data: "mode=555,size=4k,nr_inodes=2",
+};
+
+/// Everybody's devices: name, major, minor (`Documentation/admin-guide/devices.txt`). Mode 0666.
+pub const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// The links in /dev: name, target.
+pub const SYMLINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// The files that init gets: the exit status, and with a command the log in two parts, the newer and the older.
+pub const FILES: [&str; 3] = ["exit", "log", "log.1"];
+
+/// The name of the cgroup leaf.
+pub const LEAF: &str = "init";
+
+/// The plan.
+pub fn plan(input: &Input) -> Vec<Step> {
+    let want = &input.want;
+    let mut steps = Vec::with_capacity(64);
+    let files = if want.command.is_empty() { &FILES[..1] } else { &FILES };
+    steps.extend(files.iter().map(|name| Step::Empty(input.container.join(name))));
+    steps.push(Step::Leaf(input.hierarchies.iter().map(|h| h.path.join(LEAF)).collect()));
+    let mut namespaces = vec!["mnt", "uts", "ipc"];
+    if want.pid.unwrap_or_default() == Pid::Private {
+        namespaces.insert(0, "pid");
+    }
+    let v1 = input.hierarchies.iter().filter(|h| h.version == 1);
+    steps.push(Step::Clone { namespaces, tasks: v1.map(|h| h.path.join(LEAF).join("tasks")).collect() });
+
+    steps.push(Step::CgroupNamespace);
+    steps.extend(input.net.clone().map(Step::Net));
+    steps.push(Step::Private);
+    steps.push(Step::Layers { lower: input.lower.clone(), upper: input.upper.clone() });
+    for inside in &input.files {
+        let below = inside.strip_prefix("/").unwrap_or(inside);
+        steps.push(Step::File { at: input.upper.join(below), inside: inside.clone() });
+    }
+    let (lower, upper, work) = (input.lower.clone(), input.upper.clone(), input.work.clone());
+    steps.push(Step::Overlay { lower, upper, work });
+    steps.push(Step::User(want.user.clone().unwrap_or_else(|| "0".to_owned())));
+    steps.extend(want.workdir.clone().map(Step::Workdir));
+    for mount in MOUNTS {
+        steps.push(Step::Mount(mount));
+        if mount.target == "/dev" {
+            steps.extend(DEVICES.map(|(name, major, minor)| Step::Device(name, major, minor)));
+            steps.extend(SYMLINKS.map(|(name, target)| Step::Symlink(name, target)));
+        }
+    }
+    steps.extend(input.present.files.iter().cloned().map(Step::MaskFile));
+    let dirs = input.present.dirs.iter().chain(&input.hide).cloned();
+    steps.extend(dirs.enumerate().map(|(n, path)| Step::MaskDir { path, first: n == 0 }));
+    steps.extend(input.present.read_only.iter().cloned().map(Step::ReadOnly));
+    steps.push(Step::Hostname(input.hostname.clone()));
+    steps.extend([Step::Pivot, Step::Detach, Step::Confine]);
+    steps.push(Step::Init(want.command.clone()));
+    steps
+}
+
+/// What of `hidden` is inside an image that is a directory of the host, as paths inside the container: the outermost only.
+pub fn inside(lower: &Path, hidden: &[PathBuf]) -> Vec<PathBuf> {
+    let mut below: Vec<PathBuf> =
+        hidden.iter().filter_map(|path| path.strip_prefix(lower).ok()).map(|path| Path::new("/").join(path)).collect();
+    below.sort();
+    below.dedup_by(|next, kept| next.starts_with(kept));
+    below
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" ");
+        match self {
+            Step::Empty(path) => write!(f, "write {}: empty", path.display()),
+            Step::Leaf(dirs) => write!(f, "mkdir {}", list(dirs)),
+            Step::Clone { namespaces, tasks } => {
+                write!(f, "clone with new {} namespaces, in the cgroup {LEAF}", namespaces.join(" "))?;
+                tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
+            }
+            Step::CgroupNamespace => f.write_str("unshare the cgroup namespace"),
+            Step::Net(pin) => write!(f, "setns to the network namespace {}", pin.display()),
+            Step::Private => f.write_str("mount propagation / private, recursive"),
+            Step::Layers { lower, upper } => write!(f, "open {} {}", list(lower), upper.display()),
+            Step::File { at, .. } => write!(f, "write {}", at.display()),
+            Step::Overlay { lower, upper, work } => write!(
+                f,
+                "mount overlay on / (nodev) lowerdir {} upperdir {} workdir {}",
+                list(lower),
+                upper.display(),
+                work.display()
+            ),
+            Step::User(user) => write!(f, "find the user {user}"),
+            Step::Workdir(dir) => write!(f, "make the directory {dir}"),
+            Step::Mount(mount) => mount.fmt(f),
+            Step::Device(name, major, minor) => write!(f, "mknod /dev/{name} c {major} {minor} 0666"),
+            Step::Symlink(name, target) => write!(f, "symlink /dev/{name} -> {target}"),
+            Step::MaskFile(path) => write!(f, "bind /dev/null on {}", path.display()),
+            Step::MaskDir { path, first: true } => write!(f, "mount tmpfs on {} {}", path.display(), options(&EMPTY)),
+            Step::MaskDir { path, first: false } => write!(f, "bind an empty directory on {}", path.display()),
+            Step::ReadOnly(path) => write!(f, "bind {0} on {0} (ro)", path.display()),
+            Step::Hostname(name) => write!(f, "sethostname {name}"),
+            Step::Pivot => f.write_str("pivot_root, and detach the host's root"),
+            Step::Detach => f.write_str("setsid, standard streams /dev/null, close every other descriptor"),
+            Step::Confine => write!(f, "capabilities {CAPABILITY_MASK:#x}, no_new_privs"),
+            Step::Init(command) if command.is_empty() => f.write_str("exec quilt-init"),
+            Step::Init(command) => write!(f, "exec quilt-init -- {}", command.join(" ")),
+        }
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mount {} on {} {}", self.fstype, self.target, options(self))
+    }
+}
+
+/// `(ro,nosuid,mode=755)`.
+fn options(mount: &Mount) -> String {
+    let flags = [
+        (MsFlags::MS_RDONLY, "ro"),
+        (MsFlags::MS_NOSUID, "nosuid"),
+        (MsFlags::MS_NODEV, "nodev"),
+        (MsFlags::MS_NOEXEC, "noexec"),
+    ];
+    let set = flags.iter().filter(|(flag, _)| mount.flags.contains(*flag)).map(|(_, name)| *name);
+    let data = Some(mount.data).filter(|data| !data.is_empty());
+    format!("({})", set.chain(data).collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input() -> Input {
+        let hierarchy = |version, path: &str| Hierarchy { version, controllers: String::new(), path: path.into() };
+        Input {
+            container: "/q/c".into(),
+            lower: vec!["/i".into()],
+            upper: "/q/c/upper".into(),
+            work: "/q/c/work".into(),
+            net: Some("/q/run/ns/c".into()),
+            hierarchies: vec![hierarchy(1, "/cg/pids/c"), hierarchy(2, "/cg/unified/c")],
+            files: vec!["/etc/hosts".into()],
+            hostname: "c".into(),
+            hide: vec!["/q".into()],
+            present: Present {
+                files: vec!["/proc/keys".into()],
+                dirs: vec!["/proc/acpi".into()],
+                read_only: vec!["/proc/sys".into()],
+            },
+            want: Want { command: vec!["make".into(), "test".into()], ..Want::default() },
+        }
+    }
+
+    #[test]
+    fn the_whole_plan() {
+        let lines: Vec<String> = plan(&input()).iter().map(Step::to_string).collect();
+        let expected = "\
+write /q/c/exit: empty
+write /q/c/log: empty
+write /q/c/log.1: empty
+mkdir /cg/pids/c/init /cg/unified/c/init
+clone with new pid mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/init/tasks: 0
+unshare the cgroup namespace
+setns to the network namespace /q/run/ns/c
+mount propagation / private, recursive
+open /i /q/c/upper
+write /q/c/upper/etc/hosts
+mount overlay on / (nodev) lowerdir /i upperdir /q/c/upper workdir /q/c/work
+find the user 0
+mount proc on /proc (nosuid,nodev,noexec)
+mount sysfs on /sys (ro,nosuid,nodev,noexec)
+mount tmpfs on /dev (nosuid,mode=755,size=64k)
+mknod /dev/null c 1 3 0666
+mknod /dev/zero c 1 5 0666
+mknod /dev/full c 1 7 0666
+mknod /dev/random c 1 8 0666
+mknod /dev/urandom c 1 9 0666
+mknod /dev/tty c 5 0 0666
+symlink /dev/fd -> /proc/self/fd
+symlink /dev/stdin -> /proc/self/fd/0
+symlink /dev/stdout -> /proc/self/fd/1
+symlink /dev/stderr -> /proc/self/fd/2
+symlink /dev/ptmx -> pts/ptmx
+mount devpts on /dev/pts (nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5)
+mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m)
+mount mqueue on /dev/mqueue (nosuid,nodev,noexec)
+bind /dev/null on /proc/keys
+mount tmpfs on /proc/acpi (ro,nosuid,nodev,noexec,mode=555,size=4k,nr_inodes=2)
+bind an empty directory on /q
+bind /proc/sys on /proc/sys (ro)
+sethostname c
+pivot_root, and detach the host's root
+setsid, standard streams /dev/null, close every other descriptor
+capabilities 0x800405fb, no_new_privs
+exec quilt-init -- make test";
+        assert_eq!(lines.join("\n"), expected);
+    }
+
+    #[test]
+    fn idle_with_the_hosts_pids_and_network() {
+        let mut input = input();
+        input.want = Want { pid: Some(Pid::Host), ..Want::default() };
+        input.net = None;
+        let lines: Vec<String> = plan(&input).iter().map(Step::to_string).collect();
+        assert_eq!(
+            lines[2],
+            "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/init/tasks: 0"
+        );
+        assert!(!lines.iter().any(|line| line.starts_with("setns") || line.contains("/q/c/log")));
+        assert_eq!(lines.last().map(String::as_str), Some("exec quilt-init"));
+    }
+
+    #[test]
+    fn what_is_inside_a_directory_of_the_host() {
+        let hidden = ["/var/lib/quilt", "/var/lib/quilt/run", "/run/quilt"].map(PathBuf::from);
+        assert_eq!(inside(Path::new("/"), &hidden), ["/run/quilt", "/var/lib/quilt"].map(PathBuf::from));
+        assert_eq!(inside(Path::new("/var"), &hidden), ["/lib/quilt"].map(PathBuf::from));
+        assert!(inside(Path::new("/srv"), &hidden).is_empty());
+    }
+}

@@ -1,0 +1,173 @@
+//! The maker's side: what must be opened before the child is, the child, and the wait for it.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::mount::{MntFlags, umount2};
+use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{UnlinkatFlags, pipe2, unlinkat};
+
+use quilt_record::error::Step as _;
+use quilt_record::leaf::Leaf;
+use quilt_record::signals::Waiter;
+use quilt_record::{Code, Container, Error, Instance, ProcessId, have, readonly, signals, sys};
+
+use crate::inside::{Job, become_init};
+use crate::plan::{FILES, Input, LEAF, Step, plan};
+use crate::report::Line;
+use crate::want::Pid;
+
+/// How long the child may take until it is ready. It waits for nothing but the kernel.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Starts the container's init.
+pub fn start(
+    instance: &Instance,
+    container: &Container,
+    input: &Input,
+    files: &[(String, String)],
+) -> Result<have::Spawn, Error> {
+    let want = &input.want;
+    let steps = plan(input);
+    let cloning = steps.iter().position(|step| matches!(step, Step::Clone { .. })).unwrap_or(0);
+    // Modes of what is made inside are said exactly.
+    umask(Mode::empty());
+    let net = input.net.as_deref().map(open_pin).transpose()?;
+    let init = readonly::tool(instance, "quilt-init")?;
+    let made = |name: &str| make(container, name);
+    let exit = made(FILES[0])?;
+    let log = if want.command.is_empty() { None } else { Some((made(FILES[1])?, made(FILES[2])?)) };
+    let leaf = Leaf::create(&input.hierarchies, LEAF)?;
+    signals::check()?;
+
+    let (told, tell) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe")?;
+    let waiter = Waiter::new()?;
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+    let private = want.pid.unwrap_or_default() == Pid::Private;
+    flags.set(CloneFlags::CLONE_NEWPID, private);
+    let job = Job {
+        stage: instance.run(),
+        net,
+        files,
+        want,
+        hostname: &input.hostname,
+        tell: &tell,
+        init: &init,
+        exit: &exit,
+        log: log.as_ref(),
+    };
+    let child = leaf.fork(flags.bits() as u32 as u64, || {
+        // Nobody inside can be, yet; the maker is watched from the first line on.
+        let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
+        let _ = sys::set_dumpable(false);
+        let failed = become_init(&job, &steps[cloning + 1..]);
+        let _ = Line::Failed(failed).send(job.tell);
+        125
+    })?;
+    drop(tell);
+    let outcome =
+        ProcessId::of(child.pid).step(|| "look at init").and_then(|identity| Ok((identity, listen(&waiter, told)?)));
+    let (identity, heard) = match outcome {
+        Ok(outcome) => outcome,
+        Err(e) => {
+            let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), Signal::SIGKILL);
+            let ended = waitpid(nix::unistd::Pid::from_raw(child.pid), Some(WaitPidFlag::__WALL));
+            return Err(explain(e, ended));
+        }
+    };
+    if let Some(pin) = &input.net {
+        unpin(pin);
+    }
+    let notes =
+        if private { vec![] } else { vec!["it sees and can kill the host's processes (--pid host)".to_owned()] };
+    Ok(have::Spawn {
+        init: identity,
+        started: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
+        namespaces: heard.namespaces,
+        env: want.environment(&heard.home, &input.hostname),
+        notes,
+    })
+}
+
+/// The pin of a namespace.
+fn open_pin(pin: &Path) -> Result<OwnedFd, Error> {
+    let step = || format!("open the network namespace {}", pin.display());
+    openat(AT_FDCWD, pin, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).step(step)
+}
+
+/// Lets go of the pin: the container's processes hold the namespace now. What is left of it, quilt-netns takes back.
+fn unpin(pin: &Path) {
+    let _ = umount2(pin, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    let _ = unlinkat(AT_FDCWD, pin, UnlinkatFlags::NoRemoveDir);
+}
+
+/// A file of the container's directory for init to write, emptied if it is there.
+fn make(container: &Container, name: &str) -> Result<OwnedFd, Error> {
+    let flags =
+        OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(container.dir(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        .step(|| format!("write {}", container.path().join(name).display()))
+}
+
+/// What the child told.
+#[derive(Default)]
+struct Heard {
+    namespaces: Vec<(String, u64)>,
+    home: String,
+}
+
+/// Listens until the child is ready or has failed.
+fn listen(waiter: &Waiter, told: OwnedFd) -> Result<Heard, Error> {
+    let deadline = Instant::now() + LIMIT;
+    let mut pipe = std::fs::File::from(told);
+    let mut heard = Heard { home: "/".to_owned(), ..Heard::default() };
+    let (mut text, mut read) = (Vec::new(), [0u8; 4096]);
+    loop {
+        if waiter.wait(&[pipe.as_fd()], Some(deadline))?.is_none() {
+            return Err(Error::new(Code::Timeout, "wait for init", "it was not ready in 30 s"));
+        }
+        match pipe.read(&mut read) {
+            Ok(0) => return Err(Error::new(Code::Internal, "wait for init", "it ended before it was ready")),
+            Ok(n) => text.extend_from_slice(&read[..n]),
+            Err(e) => return Err(Error::os("wait for init", e)),
+        }
+        while let Some(end) = text.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            match Line::parse(String::from_utf8_lossy(&line[..end]).as_ref()) {
+                Some(Line::Namespace(name, inode)) => heard.namespaces.push((name, inode)),
+                Some(Line::Home(home)) => heard.home = home,
+                Some(Line::Ready) => return Ok(heard),
+                Some(Line::Failed(error)) => return Err(error),
+                None => return Err(Error::new(Code::Internal, "wait for init", "it said something else")),
+            }
+        }
+    }
+}
+
+/// Says what killed a child that did not say anything itself.
+fn explain(error: Error, ended: nix::Result<WaitStatus>) -> Error {
+    match ended {
+        Ok(WaitStatus::Signaled(_, signal, _)) if error.code == Code::Internal => {
+            let message = format!("it was killed by {signal} before it was ready (is the memory limit too small?)");
+            Error { code: Code::Exhausted, message, ..error }
+        }
+        _ => error,
+    }
+}
+
+/// For undo: what `start` made in the container's directory goes, and only that.
+pub fn remove_files(container: &Container) -> Result<(), Error> {
+    FILES.iter().map(|name| container.unlink(name)).fold(Ok(()), Result::and)
+}
+
+/// `ESRCH` and `ENOENT` are what undo hopes for.
+pub fn gone(e: &std::io::Error) -> bool {
+    matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::ESRCH | Errno::ENOENT))
+}

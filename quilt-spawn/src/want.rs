@@ -1,0 +1,163 @@
+//! What is asked of spawn: the settings of a container's process.
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use quilt_record::units::{Size, Span};
+use quilt_record::{Code, Error};
+
+/// `spawn.want`, and its options on the command line.
+#[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
+#[serde(default, deny_unknown_fields)]
+pub struct Want {
+    /// Set an environment variable for the container's commands; NAME alone takes the caller's value; repeatable
+    #[arg(long, short = 'e', value_name = "NAME[=VALUE]", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+
+    /// Run commands as this user: name or number of the container's own /etc/passwd and /etc/group [default: root]
+    #[arg(long, short = 'u', value_name = "USER[:GROUP]", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+
+    /// Run commands in this directory, which is made if it is not there [default: /]
+    #[arg(long, short = 'w', value_name = "DIR", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+
+    /// Process ids of its own, or the host's (for debugging; lets the container see and kill the host's processes)
+    /// [default: private]
+    #[arg(long, value_enum, value_name = "private|host", hide_possible_values = true, help_heading = "Process")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<Pid>,
+
+    /// Keep at most this much of the output of CMD, the newest, from 64KiB [default: 16MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_size: Option<Size>,
+
+    /// How long `stop` waits after SIGTERM before it kills [default: 10s]
+    #[arg(long, value_name = "TIME", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<Span>,
+
+    /// Run this as the container's main process, which ends the container when it ends [default: none; stay idle]
+    #[arg(last = true, value_name = "CMD", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+}
+
+/// Which process ids the container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pid {
+    /// A pid namespace of its own: init is 1, nothing else is seen.
+    #[default]
+    Private,
+    /// The host's: unsafe for code that is not trusted, as `kill -9 -1` then reaches the host.
+    Host,
+}
+
+/// The least that a log is capped at: two halves of a pipe's worth each.
+const LOG_MIN: u64 = 64 << 10;
+
+impl Want {
+    /// The default of `stop_timeout`.
+    pub const STOP_TIMEOUT: Span = Span(std::time::Duration::from_secs(10));
+
+    /// The cap of the log in bytes.
+    pub fn log_size(&self) -> u64 {
+        self.log_size.map_or(16 << 20, |size| size.0)
+    }
+
+    /// How long `stop` waits.
+    pub fn stop_timeout(&self) -> Span {
+        self.stop_timeout.unwrap_or(Want::STOP_TIMEOUT)
+    }
+
+    /// Gives every variable that was asked by name alone the caller's value; one that the caller does not have is
+    /// dropped. Only where the request is made: a record holds values.
+    pub fn take_env(&mut self, caller: impl Fn(&str) -> Option<String>) {
+        let given = std::mem::take(&mut self.env);
+        self.env = given
+            .into_iter()
+            .filter_map(|entry| match entry.contains('=') {
+                true => Some(entry),
+                false => caller(&entry).map(|value| format!("{entry}={value}")),
+            })
+            .collect();
+    }
+
+    /// Checks what the types do not.
+    pub fn check(&self) -> Result<(), Error> {
+        let bad = |what: String| Err(Error::new(Code::Invalid, "read what is asked of spawn", what));
+        for entry in &self.env {
+            match entry.split_once('=') {
+                Some((name, _)) if !name.is_empty() && !entry.contains('\0') => {}
+                _ => return bad(format!("env: `{entry}` is not NAME=VALUE")),
+            }
+        }
+        if let Some(dir) = self.workdir.as_deref().filter(|dir| !dir.starts_with('/') || dir.contains('\0')) {
+            return bad(format!("workdir: `{dir}` is not an absolute path"));
+        }
+        if self.command.iter().any(|word| word.contains('\0')) || self.command.first().is_some_and(String::is_empty) {
+            return bad("command: an empty name, or a NUL in it".to_owned());
+        }
+        if self.log_size() < LOG_MIN {
+            return bad(format!("log_size: the least is {}", Size(LOG_MIN)));
+        }
+        Ok(())
+    }
+
+    /// The environment of the container's commands: a fixed few, under what was asked.
+    pub fn environment(&self, home: &str, hostname: &str) -> Vec<String> {
+        let mut env = vec![
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            format!("HOME={home}"),
+            "TERM=xterm".to_owned(),
+            format!("HOSTNAME={hostname}"),
+        ];
+        for entry in &self.env {
+            let name = entry.split_inclusive('=').next().unwrap_or(entry);
+            match env.iter_mut().find(|old| old.starts_with(name)) {
+                Some(old) => old.clone_from(entry),
+                None => env.push(entry.clone()),
+            }
+        }
+        env
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_env(env: &[&str]) -> Want {
+        Want { env: env.iter().map(|e| (*e).to_owned()).collect(), ..Want::default() }
+    }
+
+    #[test]
+    fn what_is_asked_goes_over_the_fixed_few() {
+        let env = with_env(&["A=1", "HOME=/x", "A=2=3", "PATHX=1"]).environment("/root", "web");
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        assert_eq!(env, [path, "HOME=/x", "TERM=xterm", "HOSTNAME=web", "A=2=3", "PATHX=1"]);
+    }
+
+    #[test]
+    fn a_name_alone_takes_the_callers_value() {
+        let mut want = with_env(&["A", "B=1", "C"]);
+        want.take_env(|name| (name == "A").then(|| "x".to_owned()));
+        assert_eq!(want.env, ["A=x", "B=1"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for env in ["A", "=1", "A=\0"] {
+            assert!(with_env(&[env]).check().is_err(), "{env:?}");
+        }
+        assert!(Want { workdir: Some("tmp".into()), ..Want::default() }.check().is_err());
+        assert!(Want { command: vec![String::new()], ..Want::default() }.check().is_err());
+        assert!(Want { log_size: Some(Size(1)), ..Want::default() }.check().is_err());
+        assert!(Want::default().check().is_ok());
+    }
+}
