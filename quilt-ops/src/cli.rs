@@ -1,0 +1,70 @@
+//! What the verbs' command lines have in common.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use quilt_record::error::{classify, complain};
+use quilt_record::{Container, Error, Id, Instance, signals};
+
+/// Which instance.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Root {
+    /// Work on the instance under DIR instead of /var/lib/quilt and /run/quilt [env: QUILT_ROOT]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+impl Root {
+    /// The instance; for root only. Creates nothing.
+    pub fn locate(&self) -> Result<Instance, Error> {
+        quilt_record::instance::require_root()?;
+        Instance::locate(self.root.as_deref())
+    }
+}
+
+/// Which containers.
+#[derive(Args, Clone, Debug, Default)]
+#[group(id = "which", required = true, multiple = false)]
+pub struct Targets {
+    /// The containers' names
+    #[arg(value_name = "NAME")]
+    pub ids: Vec<Id>,
+
+    /// All containers
+    #[arg(long)]
+    pub all: bool,
+}
+
+impl Targets {
+    /// Does `verb` to each. What fails gets a line of its own, and the others are still done; the status is that of the
+    /// first failure.
+    pub fn each(
+        &self,
+        tool: &str,
+        instance: &Instance,
+        mut verb: impl FnMut(&Instance, &Id) -> anyhow::Result<()>,
+    ) -> anyhow::Result<ExitCode> {
+        let listed;
+        let ids = if self.all {
+            listed = Container::list(instance)?;
+            &listed
+        } else {
+            &self.ids
+        };
+        let mut first = None;
+        for id in ids {
+            // Signals are blocked in the verbs that change something: one is done or not begun.
+            signals::check()?;
+            if let Err(error) = verb(instance, id) {
+                let mut error = classify(&error);
+                if !error.to_string().contains(id.as_str()) {
+                    error.step = if error.step.is_empty() { id.to_string() } else { format!("{id}: {}", error.step) };
+                }
+                complain(tool, &error);
+                first.get_or_insert(error.code);
+            }
+        }
+        Ok(first.map_or(ExitCode::SUCCESS, |code| ExitCode::from(code.status())))
+    }
+}

@@ -1,0 +1,70 @@
+//! A container's network, as far as the verbs see it: who has one, and when it is gone.
+
+use std::fs;
+use std::time::Duration;
+
+use quilt_netns::{LinkWatch, delete_link, lease, pin, unpin, watch_link};
+use quilt_record::{Claim, Error, Id, Instance};
+
+/// How long the kernel gets to take an interface away by itself, which costs nobody anything. Deleting it waits for
+/// grace periods with the host's network lock held.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Waits for a container's interface to be gone.
+pub struct Watch {
+    watch: LinkWatch,
+}
+
+impl Watch {
+    /// Before the kill, so that no event is missed.
+    pub fn new(instance: &Instance, id: &Id) -> Result<Watch, Error> {
+        Ok(Watch { watch: watch_link(&instance.veth(id))? })
+    }
+
+    /// After it: unpins the namespaces, which would live on, and returns when the interface's name is free.
+    pub fn gone(&self, instance: &Instance, id: &Id) -> Result<(), Error> {
+        unpin(instance, id)?;
+        if self.watch.gone(PATIENCE)? { Ok(()) } else { delete_link(&instance.veth(id)) }
+    }
+}
+
+/// Gives the address back. The interface must be gone: it still answers for it.
+pub fn release(instance: &Instance, id: &Id, claim: Claim) -> Result<(), Error> {
+    lease::release(instance, id, claim)
+}
+
+/// Takes back the addresses of containers that are gone; how many.
+pub fn reclaim(instance: &Instance) -> Result<usize, Error> {
+    if !instance.run().exists() {
+        return Ok(0);
+    }
+    quilt_netns::reclaim(instance)
+}
+
+/// The names that have an interface or a pin, with a container or without.
+pub fn list(instance: &Instance) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    // The interface's name is a hash; its alias says of what.
+    for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with("vq") {
+            continue;
+        }
+        let alias = fs::read_to_string(entry.path().join("ifalias")).unwrap_or_default();
+        if let Ok(id) = alias.trim().parse::<Id>()
+            && name.to_string_lossy() == instance.veth(&id)
+        {
+            names.push(id.to_string());
+        }
+    }
+    for entry in fs::read_dir(pin::dir(instance)).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        names.push(name.trim_start_matches("user@").to_owned());
+    }
+    Ok(names)
+}
+
+/// Removes what the instance's containers share.
+pub fn teardown(instance: &Instance) -> Result<(), Error> {
+    quilt_netns::teardown(instance)
+}

@@ -1,0 +1,185 @@
+//! Removing a container, and undoing a claim.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use quilt_record::claim::Work;
+use quilt_record::container::remove_remains;
+use quilt_record::process::wait_dead;
+use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step, leaf, sys};
+use quilt_unpack::{images, tree};
+
+use crate::{network, state, stop};
+
+/// How long to wait for another command that is working on the container.
+pub const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long to wait for what was killed. SIGKILL is not instant for who waits for a disk.
+pub const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Removes a container; one that runs or is being made only if `force`.
+pub fn remove(instance: &Instance, id: &Id, force: bool) -> anyhow::Result<()> {
+    let container = Container::open(instance, id)?;
+    if force && container.lock(Duration::ZERO).is_err_and(|e| e.code == Code::Busy) {
+        // Whoever holds it may be waiting for the container's end, or for its health: that is over now.
+        if let Ok(Some(init)) = state::init(&container) {
+            let _ = sys::pidfd_send_signal(init.as_fd(), Signal::SIGKILL);
+        }
+    }
+    container.lock(LOCK_LIMIT)?;
+    let init = state::init(&container)?;
+    if !force {
+        refuse_in_use(&container, init.is_some())?;
+    }
+    // Without a readable claim nobody else can hold it either.
+    let claim = container.holder().map_or_else(|_| Claim::generate(), |holder| holder.claim);
+    container.set_work(claim, Work::Removing)?;
+    destroy(instance, container, claim, init)
+}
+
+fn refuse_in_use(container: &Container, running: bool) -> Result<(), Error> {
+    let id = container.id();
+    let busy =
+        |what: &str| Err(Error::new(Code::Busy, "", format!("the container {id} {what}: `quilt rm -f {id}` kills it")));
+    match container.holder()?.work {
+        Work::Creating(maker) | Work::Starting(maker) if maker.alive() => return busy("is being created"),
+        _ if running => return busy("is running"),
+        _ => {}
+    }
+    // Data is not thrown away unasked because a program of another version wrote it.
+    container.record().map(drop)
+}
+
+/// Takes back every step by name, whether the record says that it was done or not, then the directory. Under the lock,
+/// marked as `Removing`. If something stays, so does the directory, for `quilt gc` or another try.
+pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Option<OwnedFd>) -> anyhow::Result<()> {
+    let id = container.id().clone();
+    let step = || format!("remove the files of {id}");
+    end(instance, &container, init, || {
+        tree::remove(container.dir(), "upper")?;
+        tree::remove(container.dir(), "work")
+    })?;
+    network::release(instance, &id, claim)?;
+    let parent = open(&instance.containers(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    match container.remove(claim) {
+        // Something of a form that no part of Quilt makes.
+        Err(e) if e.code == Code::Exists => Ok(tree::remove(parent.step(step)?.as_fd(), &format!(".rm-{claim}"))?),
+        other => Ok(other?),
+    }
+}
+
+/// Ends what runs and takes back its kernel objects; the address stays. `meanwhile` is done while the kernel takes the
+/// network namespace apart. Everything is tried, the first failure returned.
+pub fn end(
+    instance: &Instance,
+    container: &Container,
+    init: Option<OwnedFd>,
+    meanwhile: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let id = container.id();
+    // Before the kill: the interface may be gone right after it.
+    let watch = network::Watch::new(instance, id);
+    let hierarchies = quilt_cgroup::hierarchies(instance, id)?;
+    if let Some(init) = &init {
+        let _ = sys::pidfd_send_signal(init.as_fd(), Signal::SIGKILL);
+    }
+    let killed = leaf::kill_all(&hierarchies, KILL_LIMIT).and_then(|()| match &init {
+        Some(init) => match wait_dead(init, KILL_LIMIT) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::new(Code::Timeout, format!("kill the init of {id}"), "it still lives")),
+            Err(e) => Err(Error::os(format!("kill the init of {id}"), e)),
+        },
+        None => Ok(()),
+    });
+    // What lives still uses its files and its address.
+    killed?;
+    let cgroups = leaf::remove_all(&hierarchies);
+    let files = meanwhile();
+    let links = watch.and_then(|watch| watch.gone(instance, id));
+    cgroups.and(files).and(links)
+}
+
+/// Undoes what a pipeline did under `claim`: a container that it was creating is removed, one that it was starting is a
+/// stopped one again, a settled one is left alone, unless `force`. Without an id, whichever container has the claim.
+pub fn undo_claim(instance: &Instance, claim: Claim, id: Option<&Id>, force: bool) -> anyhow::Result<()> {
+    // Nothing may interrupt an undo; and what interrupted the work is still pending.
+    for signal in quilt_record::signals::STOPPING {
+        sys::ignore_signal(signal);
+    }
+    let done = match find(instance, claim, id)? {
+        Some(container) => undo_container(instance, container, claim, force),
+        None => Ok(()),
+    };
+    let remains = remove_remains(instance, claim);
+    let image = images::remove_half_made(instance, claim);
+    done?;
+    remains?;
+    Ok(image?)
+}
+
+fn undo_container(instance: &Instance, container: Container, claim: Claim, force: bool) -> anyhow::Result<()> {
+    match container.lock(LOCK_LIMIT) {
+        Err(e) if e.code == Code::NotFound => return Ok(()),
+        other => other?,
+    }
+    let holder = container.holder()?;
+    if !is_ours(&holder.work, holder.claim, claim) {
+        return Ok(());
+    }
+    let init = state::init(&container)?;
+    match holder.work {
+        Work::Settled if !force => Ok(()),
+        Work::Starting(_) if !force => {
+            end(instance, &container, init, || Ok(()))?;
+            stop::forget(&container)?;
+            Ok(container.set_work(holder.claim, Work::Settled)?)
+        }
+        _ => {
+            container.set_work(holder.claim, Work::Removing)?;
+            destroy(instance, container, holder.claim, init)
+        }
+    }
+}
+
+/// Whether the claim is the one meant, or the container is in the hands of the wrapper that this process belongs to: a
+/// start works under the claim that the container has had all along.
+fn is_ours(work: &Work, has: Claim, claim: Claim) -> bool {
+    let wrapper = || std::env::var("QUILT_PIPE").ok().and_then(|pid| pid.parse::<i32>().ok());
+    match work {
+        Work::Creating(maker) | Work::Starting(maker) => {
+            has == claim || wrapper().is_some_and(|pid| pid == maker.pid && maker.alive())
+        }
+        _ => has == claim,
+    }
+}
+
+fn find(instance: &Instance, claim: Claim, id: Option<&Id>) -> Result<Option<Container>, Error> {
+    let listed;
+    let ids = match id {
+        Some(id) => std::slice::from_ref(id),
+        None => {
+            listed = Container::list(instance)?;
+            &listed
+        }
+    };
+    for id in ids {
+        match Container::open(instance, id) {
+            Ok(container) if container.holder().is_ok_and(|h| is_ours(&h.work, h.claim, claim)) => {
+                return Ok(Some(container));
+            }
+            Ok(_) => {}
+            Err(e) if e.code == Code::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// A deadline from now.
+pub fn after(limit: Duration) -> Instant {
+    // A limit beyond what the clock holds is none.
+    Instant::now().checked_add(limit).unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30))
+}

@@ -1,0 +1,112 @@
+//! Stopping a container, and sending it a signal.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use quilt_record::claim::Work;
+use quilt_record::signals::Waiter;
+use quilt_record::units::Span;
+use quilt_record::{Code, Container, Error, Id, Instance, Step, leaf, sys};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::remove::{KILL_LIMIT, LOCK_LIMIT, after, end};
+use crate::state;
+
+/// What a stop waits for the container to end by itself, where nobody said.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Stops a container: TERM to its init, then, after `limit` (default: what it was created with), the end of all of it.
+/// Its files and its address stay. One that is stopped already is no error.
+pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>) -> anyhow::Result<()> {
+    let container = Container::open(instance, id)?;
+    container.lock(LOCK_LIMIT)?;
+    let holder = container.holder()?;
+    match holder.work {
+        Work::Removing => return Err(Error::new(Code::Busy, "", format!("the container {id} is being removed")).into()),
+        Work::Creating(maker) | Work::Starting(maker) if maker.alive() => {
+            return Err(Error::new(Code::Busy, "", format!("the container {id} is being created")).into());
+        }
+        _ => {}
+    }
+    let mut init = state::init(&container)?;
+    if let Some(pidfd) = &init {
+        let limit = limit.unwrap_or_else(|| stop_timeout(&container));
+        sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGTERM).step(|| format!("send SIGTERM to the init of {id}"))?;
+        if ended(pidfd, limit)? {
+            init = None;
+        }
+    }
+    end(instance, &container, init, || Ok(()))?;
+    forget(&container)?;
+    Ok(())
+}
+
+fn ended(pidfd: &OwnedFd, limit: Duration) -> Result<bool, Error> {
+    Ok(Waiter::new()?.wait(&[pidfd.as_fd()], Some(after(limit)))?.is_some())
+}
+
+fn stop_timeout(container: &Container) -> Duration {
+    #[derive(Deserialize)]
+    struct Section {
+        want: Asked,
+    }
+    #[derive(Deserialize)]
+    struct Asked {
+        stop_timeout: Option<Span>,
+    }
+    let text = container.read("spawn.json").ok().flatten();
+    let section = text.and_then(|text| serde_json::from_str::<Section>(&text).ok());
+    section.and_then(|s| s.want.stop_timeout).map_or(STOP_TIMEOUT, |span| span.0)
+}
+
+/// Drops from the saved record what is gone with the processes, so that a start does it again.
+pub fn forget(container: &Container) -> Result<(), Error> {
+    for stage in ["probe", "spawn", "cgroup", "netns"] {
+        let Some(text) = container.read(&format!("{stage}.json"))? else { continue };
+        let Ok(mut section) = serde_json::from_str::<Map<String, Value>>(&text) else { continue };
+        if section.remove("have").is_some() {
+            container.write_section(stage, &Value::Object(section).to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends a signal to the container's init. SIGKILL ends all of the container.
+pub fn kill(instance: &Instance, id: &Id, signal: Signal) -> anyhow::Result<()> {
+    let container = Container::open(instance, id)?;
+    let init = state::running(&container)?;
+    sys::pidfd_send_signal(init.as_fd(), signal).step(|| format!("send {signal} to the init of {id}"))?;
+    if signal == Signal::SIGKILL {
+        // With a pid namespace of its own that was all; with the host's, the others are still there.
+        leaf::kill_all(&quilt_cgroup::hierarchies(instance, id)?, KILL_LIMIT)?;
+    }
+    Ok(())
+}
+
+/// A signal by number or by name, with `SIG` or without.
+pub fn signal(text: &str) -> Result<Signal, String> {
+    let bad = || format!("`{text}` is not a signal: write TERM, SIGUSR1 or a number");
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).map_err(|_| bad());
+    }
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    name.parse().map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_every_name() {
+        for text in ["TERM", "SIGTERM", "term", "15"] {
+            assert_eq!(signal(text), Ok(Signal::SIGTERM), "{text}");
+        }
+        for bad in ["", "0", "-9", "99", "SIG", "KILLL"] {
+            assert!(signal(bad).is_err(), "{bad}");
+        }
+    }
+}
