@@ -154,6 +154,7 @@ impl Flags {
     fn spec(self) -> Result<(Spec, Option<Record>), Refusal> {
         let file = self.file.as_deref().map(read_spec).transpose()?;
         let mut spawn = self.spawn;
+        spawn.env.iter().try_for_each(|entry| env::check_name(entry)).map_err(Refusal::Usage)?;
         let files = self.env_files.iter().map(|path| env::read_file(path)).collect::<Result<Vec<_>, _>>()?;
         spawn.env = files.into_iter().flatten().chain(spawn.env).collect();
         let spec = Spec {

@@ -35,7 +35,8 @@ fn parse_file(text: &str) -> Result<Vec<String>, String> {
         .collect()
 }
 
-fn check_name(entry: &str) -> Result<(), String> {
+/// Refuses an entry without a name, or with one that is none.
+pub fn check_name(entry: &str) -> Result<(), String> {
     let name = entry.split_once('=').map_or(entry, |(name, _)| name);
     if name.is_empty() {
         return Err(format!("`{entry}` names no variable: write NAME=value, or NAME"));

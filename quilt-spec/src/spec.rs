@@ -136,11 +136,11 @@ impl Spec {
     fn sections(&self, file: &mut Record, resumed: bool) -> Result<(), Refusal> {
         for stage in STAGES {
             match stage {
-                "unpack" => section(file, stage, &self.unpack, resumed)?,
-                "netns" => section(file, stage, &self.netns, resumed)?,
-                "cgroup" => section(file, stage, &self.cgroup, resumed)?,
-                "spawn" => section(file, stage, &self.spawn, resumed)?,
-                _ => section(file, stage, &self.probe, resumed)?,
+                "unpack" => section(file, stage, &self.unpack, |_| Ok(()), resumed)?,
+                "netns" => section(file, stage, &self.netns, wants::Netns::check, resumed)?,
+                "cgroup" => section(file, stage, &self.cgroup, wants::Cgroup::check, resumed)?,
+                "spawn" => section(file, stage, &self.spawn, wants::Spawn::check, resumed)?,
+                _ => section(file, stage, &self.probe, wants::Probe::check, resumed)?,
             }
         }
         Ok(())
@@ -157,11 +157,12 @@ fn resumes(record: &Record) -> Result<bool, Error> {
     Ok(container.and_then(|c| c.holder()).is_ok_and(|holder| holder.claim == claim))
 }
 
-/// Writes a stage's section into the record: the flags' `want` over the file's, checked by the stage's own type.
+/// Writes a stage's section into the record: the flags' `want` over the file's, checked as the stage itself would.
 fn section<W: Serialize + DeserializeOwned>(
     file: &mut Record,
     stage: &str,
     flags: &W,
+    check: fn(&W) -> Result<(), Error>,
     resumed: bool,
 ) -> Result<(), Refusal> {
     let flags = match serde_json::to_value(flags) {
@@ -188,7 +189,8 @@ fn section<W: Serialize + DeserializeOwned>(
         "spawn" => environment(&mut part.want).map_err(bad)?,
         _ => {}
     }
-    serde_json::from_value::<W>(Value::Object(part.want.clone())).map_err(|e| bad(e.to_string()))?;
+    let want: W = serde_json::from_value(Value::Object(part.want.clone())).map_err(|e| bad(e.to_string()))?;
+    check(&want)?;
     file.set(stage, &part);
     Ok(())
 }

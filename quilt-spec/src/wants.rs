@@ -2,10 +2,11 @@
 
 #![allow(missing_docs)]
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Args;
+pub use quilt_cgroup::Want as Cgroup;
+pub use quilt_netns::Want as Netns;
 use quilt_record::units::{Size, Span, Timeout};
 use serde::{Deserialize, Serialize};
 
@@ -15,56 +16,6 @@ pub struct Unpack {
     /// The image: a tar file, plain or compressed with gzip or zstd, or a directory
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<PathBuf>,
-}
-
-#[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
-#[serde(default, deny_unknown_fields)]
-pub struct Netns {
-    /// bridge, none or host
-    #[arg(long, help_heading = "Network")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
-    /// Address
-    #[arg(long, help_heading = "Network")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ip: Option<Ipv4Addr>,
-    /// Resolver
-    #[arg(long, help_heading = "Network")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dns: Vec<IpAddr>,
-    /// Search domain
-    #[arg(long, help_heading = "Network")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dns_search: Vec<String>,
-    /// NAME:IP
-    #[arg(long, help_heading = "Network")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub add_host: Vec<String>,
-    /// Host name
-    #[arg(long, help_heading = "Network")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-}
-
-#[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cgroup {
-    /// Memory
-    #[arg(long, help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Size>,
-    /// Weight
-    #[arg(long, help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<f64>,
-    /// Quota
-    #[arg(long, help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<f64>,
-    /// Processes
-    #[arg(long, help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<u64>,
 }
 
 #[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
@@ -115,4 +66,16 @@ pub struct Probe {
     #[arg(long, help_heading = "Readiness")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_failed: bool,
+}
+
+impl Spawn {
+    pub fn check(&self) -> Result<(), quilt_record::Error> {
+        Ok(())
+    }
+}
+
+impl Probe {
+    pub fn check(&self) -> Result<(), quilt_record::Error> {
+        Ok(())
+    }
 }
