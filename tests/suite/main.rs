@@ -6,4 +6,18 @@
 
 mod harness;
 
+mod cgroup;
+mod concurrency;
+mod exec;
+mod failure;
+mod lifecycle;
+mod netns;
+mod ops;
+mod probe;
+mod run;
+mod seed;
+mod signals;
+mod spec;
+mod steps;
+mod unpack;
 mod zz_selfcheck;

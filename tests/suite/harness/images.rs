@@ -72,7 +72,7 @@ pub fn archive(tree: &Path, file: &Path, kind: &str) -> Option<()> {
     Some(())
 }
 
-/// A Debian with python3, as `.tar.gz`; the reason where it cannot be had.
+/// A Debian with python3, which also goes by `python`, as `.tar.gz`; the reason where it cannot be had.
 pub fn debian() -> Result<PathBuf, String> {
     let mut why = String::new();
     let made = made_once("debian.tar.gz", |file| {
@@ -82,6 +82,7 @@ pub fn debian() -> Result<PathBuf, String> {
             "--variant=essential",
             "--include=python3-minimal",
             "--dpkgopt=path-exclude=/usr/share/{doc,man,info,locale}/*",
+            "--customize-hook=ln -s python3 \"$1/usr/bin/python\"",
             "--quiet",
             "bookworm",
         ];

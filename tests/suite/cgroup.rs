@@ -1,0 +1,117 @@
+//! Limits that hold: read from outside, and tried from inside.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::harness::World;
+
+/// The container's directory in the hierarchy with a controller, and whether it is v2.
+fn dir(record: &Value, controller: &str) -> (PathBuf, bool) {
+    let all = record["cgroup"]["have"]["hierarchies"].as_array().unwrap();
+    let has = |h: &&Value| h["controllers"].as_str().unwrap().split(',').any(|c| c == controller);
+    let found = all.iter().find(has).or_else(|| all.iter().find(|h| h["version"] == 2)).unwrap();
+    (found["path"].as_str().unwrap().into(), found["version"] == 2)
+}
+
+/// A limit as the kernel has it: the file on v1, or that on v2.
+fn limit(record: &Value, controller: &str, v1: &str, v2: &str) -> String {
+    let (dir, two) = dir(record, controller);
+    fs::read_to_string(dir.join(if two { v2 } else { v1 })).unwrap().trim().to_owned()
+}
+
+#[test]
+fn what_was_asked_is_in_force() {
+    let world = World::new("limits");
+    let record = world.create("box", &["--memory", "128", "--cpu", "50", "--cpus", "1.5", "--pids", "77"]);
+    let want = json!({"memory": "128MiB", "cpu": 50.0, "cpus": 1.5, "pids": 77});
+    assert_eq!(record["cgroup"]["want"], want);
+    assert_eq!(limit(&record, "memory", "memory.limit_in_bytes", "memory.max"), (128 << 20).to_string());
+    // weight = percent / 100 * 1000 on v2; v1's shares have 1024 where v2's weight has 100.
+    let (_, two) = dir(&record, "cpu");
+    let weight = limit(&record, "cpu", "cpu.shares", "cpu.weight");
+    assert_eq!(weight, if two { "500".to_owned() } else { weight_as_shares(500) });
+    let quota: f64 = if two {
+        let max = limit(&record, "cpu", "", "cpu.max");
+        let (quota, period) = max.split_once(' ').unwrap();
+        quota.parse::<f64>().unwrap() / period.parse::<f64>().unwrap()
+    } else {
+        let quota: f64 = limit(&record, "cpu", "cpu.cfs_quota_us", "").parse().unwrap();
+        quota / limit(&record, "cpu", "cpu.cfs_period_us", "").parse::<f64>().unwrap()
+    };
+    assert_eq!(quota, 1.5);
+    assert_eq!(limit(&record, "pids", "pids.max", "pids.max"), "77");
+    let (pids, _) = dir(&record, "pids");
+    assert_eq!(fs::read_to_string(pids.join("cgroup.procs")).unwrap(), "", "processes are in leaves only");
+    let init = world.init("box").to_string();
+    assert_eq!(fs::read_to_string(pids.join("init/cgroup.procs")).unwrap().trim(), init);
+}
+
+/// cpu.shares for a cpu.weight: the inverse of the kernel's and runc's mapping is not unique; Quilt scales linearly.
+fn weight_as_shares(weight: u64) -> String {
+    (weight * 1024 / 100).to_string()
+}
+
+#[test]
+fn the_number_of_processes_is_always_limited() {
+    let world = World::new("pids");
+    let record = world.create("default", &[]);
+    assert_eq!(limit(&record, "pids", "pids.max", "pids.max"), "2048");
+    let record = world.create("box", &["--pids", "10"]);
+    let out = world.quilt(&["exec", "box", "sh", "-c", "for i in $(seq 30); do sleep 5 & done; wait"]);
+    assert!(out.status != 0 && out.stderr.contains("can't fork"), "{out:?}");
+    // A limit of pids counts all of the container, and no exec leaves it.
+    let (dir, _) = dir(&record, "pids");
+    let events = fs::read_to_string(dir.join("pids.events")).unwrap_or_default();
+    let leaf = fs::read_to_string(dir.join("pids.current")).unwrap();
+    assert!(leaf.trim().parse::<u64>().unwrap() <= 10, "{leaf} {events}");
+    world.quilt(&["exec", "box", "echo", "again"]).is(0, "again\n", "");
+}
+
+#[test]
+fn a_memory_hog_is_killed_and_nothing_else() {
+    let world = World::new("memory");
+    world.create("box", &["--memory", "32"]);
+    let init = world.init("box");
+    // tail keeps a line whole in memory: /dev/zero has no end of line.
+    let out = world.quilt(&["exec", "box", "sh", "-c", "tail /dev/zero; echo $?"]);
+    assert_eq!((out.status, out.stdout.as_str()), (0, "137\n"), "{out:?}");
+    let out = world.quilt(&["exec", "box", "tail", "/dev/zero"]);
+    assert_eq!((out.status, out.stdout.as_str()), (137, ""), "{out:?}");
+    world.quilt(&["exec", "box", "echo", "alive"]).is(0, "alive\n", "");
+    assert_eq!(world.init("box"), init);
+}
+
+#[test]
+fn every_exec_is_in_the_containers_cgroups() {
+    let world = World::new("member");
+    let record = world.create("box", &["--memory", "64"]);
+    let exec = world.command(&["exec", "box", "sleep", "60"]).start();
+    for hierarchy in record["cgroup"]["have"]["hierarchies"].as_array().unwrap() {
+        let dir = PathBuf::from(hierarchy["path"].as_str().unwrap());
+        let in_leaf = || {
+            let leaves = fs::read_dir(&dir).unwrap().flatten().map(|e| e.path());
+            let leaves = leaves.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("x-"));
+            leaves.map(|l| fs::read_to_string(l.join("cgroup.procs")).unwrap().lines().count()).sum::<usize>()
+        };
+        assert!(crate::harness::eventually(std::time::Duration::from_secs(5), || in_leaf() == 1), "{hierarchy}");
+    }
+    exec.signal(nix::sys::signal::Signal::SIGTERM);
+    exec.finish().is(143, "", "");
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    let world = World::new("nonsense");
+    let image = crate::harness::images::busybox().display().to_string();
+    for bad in [["--memory", "-1"], ["--memory", "lots"], ["--cpu", "x"], ["--cpus", "nan"], ["--pids", "0.5"]] {
+        world.quilt(&["create", &image, "--name", "box", bad[0], bad[1]]).misused();
+    }
+    for bad in [["--memory", "0"], ["--cpu", "-5"], ["--cpus", "0"], ["--cpus", "-1"], ["--pids", "0"]] {
+        let out = world.quilt(&["create", &image, "--name", "box", bad[0], bad[1]]);
+        assert!(matches!(out.status, 2 | 12), "{out:?}");
+        assert_eq!(out.stderr.lines().count().min(1), 1, "{out:?}");
+    }
+    world.quilt(&["ls", "--json"]).is(0, "", "");
+}
