@@ -1,0 +1,124 @@
+//! The operator's side of the images: what there is, and what may go.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use quilt_record::claim::{Claim, Work};
+use quilt_record::container::Container;
+use quilt_record::error::{Code, Error, Step};
+use quilt_record::have::Unpack;
+use quilt_record::instance::Instance;
+use quilt_record::sys;
+
+use crate::cache::{self, Image, is_digest};
+use crate::tree;
+
+/// The unpacked images, in the order of their digests.
+pub fn list(instance: &Instance) -> Result<Vec<Image>, Error> {
+    cache::list(&instance.images())
+}
+
+/// Removes an unpacked image, `sha256:…`; `busy` if a container uses it, or may be about to.
+pub fn remove(instance: &Instance, digest: &str) -> Result<(), Error> {
+    let missing = || Error::new(Code::NotFound, "", format!("no image {digest}"));
+    let name = digest.strip_prefix("sha256:").filter(|name| is_digest(name.as_bytes())).ok_or_else(missing)?;
+    let dir = cache::open(&instance.images())?.ok_or_else(missing)?;
+    refuse_used(instance, digest)?;
+    let gone = format!(".rm-{name}");
+    let step = || format!("remove the image {digest}");
+    match renameat2(&dir, name, &dir, gone.as_str(), RenameFlags::RENAME_NOREPLACE) {
+        Err(Errno::ENOENT) => return Err(missing()),
+        result => result.step(step)?,
+    }
+    // A create that found it before the rename had claimed its name by then, so it shows now.
+    if let Err(used) = refuse_used(instance, digest) {
+        renameat2(&dir, gone.as_str(), &dir, name, RenameFlags::RENAME_NOREPLACE).step(step)?;
+        return Err(used);
+    }
+    tree::remove(dir.as_fd(), &gone)?;
+    sweep(instance)
+}
+
+fn refuse_used(instance: &Instance, digest: &str) -> Result<(), Error> {
+    let busy = |id| Err(Error::new(Code::Busy, "", format!("the container {id} uses the image {digest}")));
+    for id in Container::list(instance)? {
+        let container = match Container::open(instance, &id) {
+            Err(e) if e.code == Code::NotFound => continue,
+            container => container?,
+        };
+        match container.record().and_then(|record| record.have::<Unpack>("unpack")) {
+            Ok(Some(have)) if have.digest.as_deref() != Some(digest) => {}
+            Ok(None) if !container.holder().is_ok_and(|holder| matches!(holder.work, Work::Creating(_))) => {}
+            // One that cannot be read may use anything.
+            _ => return busy(id),
+        }
+    }
+    Ok(())
+}
+
+/// Removes what the claim's unpacking left half-made, if anything.
+pub fn remove_half_made(instance: &Instance, claim: Claim) -> Result<(), Error> {
+    match cache::open(&instance.images())? {
+        Some(dir) => tree::remove(dir.as_fd(), &format!(".new-{claim}")),
+        None => Ok(()),
+    }
+}
+
+/// Removes what interrupted commands left among the images: half-made ones whose claim is nobody's, half-removed ones,
+/// lock files that nobody holds, and names of files for images that are gone.
+pub fn sweep(instance: &Instance) -> Result<(), Error> {
+    let Some(dir) = cache::open(&instance.images())? else { return Ok(()) };
+    let path = instance.images();
+    let step = || format!("list {}", path.display());
+    let names: Vec<String> =
+        fs::read_dir(&path).step(step)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    // After the names: a claim is older than what is made under it, and outlives it.
+    let claims = claims(instance)?;
+    for name in names {
+        if let Some(claim) = name.strip_prefix(".new-") {
+            if !claims.contains(claim) {
+                tree::remove(dir.as_fd(), &name)?;
+            }
+        } else if name.starts_with(".rm-") {
+            tree::remove(dir.as_fd(), &name)?;
+        } else if name.starts_with(".lock-") {
+            unlink_unheld(&dir, &name)?;
+        } else if name.starts_with("at.") && !path.join(&name).exists() {
+            unlink(&dir, &name)?;
+        }
+    }
+    Ok(())
+}
+
+fn claims(instance: &Instance) -> Result<HashSet<String>, Error> {
+    let mut claims = HashSet::new();
+    for id in Container::list(instance)? {
+        match Container::open(instance, &id).and_then(|container| container.holder()) {
+            Ok(holder) => drop(claims.insert(holder.claim.to_string())),
+            Err(e) if e.code == Code::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(claims)
+}
+
+fn unlink_unheld(dir: &OwnedFd, name: &str) -> Result<(), Error> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match openat(dir, name, flags, Mode::empty()) {
+        Ok(file) if sys::flock(file.as_fd(), true).is_ok() => unlink(dir, name),
+        Ok(_) | Err(Errno::ENOENT) => Ok(()),
+        Err(e) => Err(Error::os(format!("open {name}"), e)),
+    }
+}
+
+fn unlink(dir: &OwnedFd, name: &str) -> Result<(), Error> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(e) => Err(Error::os(format!("remove {name}"), e)),
+    }
+}
