@@ -3,7 +3,7 @@
 //! The hard thing: the namespace is made by unshare(2) in the calling thread, which saves a fork; whatever happens, the
 //! thread must be back in the host's network namespace afterwards.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -76,9 +76,13 @@ pub(crate) fn is_bridge(found: &Interface, shard: Shard) -> bool {
     found.kind == "bridge" && found.mac == Mac::bridge(shard).0
 }
 
-/// The thread is in the container's network namespace; it goes back when this goes.
+fn sysctl(path: &str, value: &str) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+/// The thread is in the container's network namespace; it goes back when this goes, if it did not before.
 struct Visit {
-    home: OwnedFd,
+    home: Option<OwnedFd>,
 }
 
 impl Visit {
@@ -86,15 +90,16 @@ impl Visit {
         File::open("/proc/thread-self/ns/net").map(OwnedFd::from).step(|| "open the network namespace")
     }
 
-    fn end(self) -> Result<(), Error> {
-        setns(&self.home, CloneFlags::CLONE_NEWNET).step(|| Step::Return.to_string())
+    fn end(mut self) -> Result<(), Error> {
+        let Some(home) = self.home.take() else { return Ok(()) };
+        setns(home, CloneFlags::CLONE_NEWNET).step(|| Step::Return.to_string())
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        // Once more after end(), which does no harm; after an error it is the only one.
-        let _ = setns(&self.home, CloneFlags::CLONE_NEWNET);
+        // Only after an error, which is what the caller reports.
+        let _ = self.home.take().map(|home| setns(home, CloneFlags::CLONE_NEWNET));
     }
 }
 
@@ -155,7 +160,7 @@ impl<'a> Machine<'a> {
             Step::Lease { .. } | Step::Look(_) => Ok(()),
             Step::Nft(messages) => nft::send(messages),
             Step::Forward => {
-                fs::write(IP_FORWARD, "1").step(text)?;
+                sysctl(IP_FORWARD, "1").step(text)?;
                 let note = "quilt-netns: switched on net.ipv4.ip_forward for containers' traffic to the outside";
                 let _ = writeln!(io::stderr(), "{note}");
                 Ok(())
@@ -165,17 +170,18 @@ impl<'a> Machine<'a> {
             Step::Unshare => {
                 let home = Visit::own()?;
                 unshare(CloneFlags::CLONE_NEWNET).step(text)?;
-                self.visit = Some(Visit { home });
+                self.visit = Some(Visit { home: Some(home) });
                 self.arrived(Visit::own()?, None)
             }
             Step::Pair(map) => {
                 let home = Visit::own()?;
                 let userns::Pair { user, net } = userns::make(*map)?;
                 setns(&net, CloneFlags::CLONE_NEWNET).step(text)?;
-                self.visit = Some(Visit { home });
+                self.visit = Some(Visit { home: Some(home) });
                 self.arrived(net, Some(user))
             }
-            Step::Sysctl { path, value } => match fs::write(path, value) {
+            // Not fs::write: a file that is missing would be EACCES to a kernel asked to create it.
+            Step::Sysctl { path, value } => match sysctl(path, value) {
                 // A kernel without IPv6 needs it not switched off.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
                 done => done.step(text),

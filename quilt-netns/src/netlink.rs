@@ -48,6 +48,9 @@ pub struct Answers {
     pub told: Vec<(usize, Vec<u8>)>,
 }
 
+/// Message type and payload of each announcement.
+pub type Announcements = Vec<(u16, Vec<u8>)>;
+
 /// A netlink socket. It belongs to the network namespace in which it was opened, wherever the caller goes.
 pub struct Netlink {
     socket: Socket,
@@ -126,8 +129,8 @@ impl Netlink {
         self.socket.bind(&netlink_sys::SocketAddr::new(0, groups))
     }
 
-    /// The announcements that have arrived: message type and payload. `None` if some were lost.
-    pub fn announced(&self) -> io::Result<Option<Vec<(u16, Vec<u8>)>>> {
+    /// The announcements that have arrived; `None` if some were lost.
+    pub fn announced(&self) -> io::Result<Option<Announcements>> {
         let mut all = Vec::new();
         let mut buffer: Vec<u8> = Vec::with_capacity(32 << 10);
         loop {
