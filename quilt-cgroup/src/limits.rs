@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What is asked of the cgroup stage.
 #[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(default, deny_unknown_fields)]
+#[group(skip)]
 pub struct Want {
     /// Memory the container may use: 512M, 1.5GiB, at least 1MiB; a bare number is MiB [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]

@@ -12,6 +12,7 @@ use crate::subnet::Subnet;
 /// The network of a container: the command line's flags and the record's `netns.want`.
 #[derive(clap::Args, Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(default, deny_unknown_fields)]
+#[group(skip)]
 pub struct Want {
     /// bridge: an address of its own and a way out; none: loopback only; host: the host's network [default: bridge]
     #[arg(long, value_name = "MODE", help_heading = "Network")]

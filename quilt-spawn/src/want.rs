@@ -9,6 +9,7 @@ use quilt_record::{Code, Error};
 /// `spawn.want`, and its options on the command line.
 #[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(default, deny_unknown_fields)]
+#[group(skip)]
 pub struct Want {
     /// Set an environment variable for the container's commands; NAME alone takes the caller's value; repeatable
     #[arg(long, short = 'e', value_name = "NAME[=VALUE]", help_heading = "Process")]

@@ -43,6 +43,7 @@ pub use cache::Image;
 /// What is asked of this stage.
 #[derive(clap::Args, Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(default, deny_unknown_fields)]
+#[group(skip)]
 pub struct Want {
     /// The image: a tar archive (plain, gzip or zstd, whatever its name), or a directory, which is used as it is and never changed (`/` makes a copy-on-write sandbox of the host)
     #[arg(value_name = "IMAGE", help_heading = "Image")]
