@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         args.remove(1);
     }
     let command = match verb {
-        "run" => RunCli::command(),
+        "run" => RunCli::command().mut_arg("command", |arg| arg.help("The command and its arguments")),
         "start" => StartCli::command(),
         _ => CreateCli::command(),
     };

@@ -236,3 +236,91 @@ fn environment(want: &mut Map<String, Value>) -> Result<(), String> {
     want.insert("env".to_owned(), Value::from(entries));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{CreateCli, RunCli};
+
+    const CLAIM: &str = "0123abcd456789abcdef0123456789ab";
+
+    fn create(args: &[&str]) -> Result<Record, Refusal> {
+        let cli = CreateCli::try_parse_from([&["quilt"], args].concat()).map_err(|e| Refusal::Usage(e.to_string()))?;
+        cli.record(CLAIM.parse().ok())
+    }
+
+    fn value(record: Record) -> Value {
+        let mut value = serde_json::to_value(&record).unwrap_or_default();
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("created");
+        }
+        value
+    }
+
+    #[test]
+    fn the_builder_and_the_command_line_say_the_same() -> Result<(), Refusal> {
+        let args = "/image.tar.gz --name web --memory 512 --cpu 50 --env A=1 --label x=y --timeout 10s -- sleep 5";
+        let record = create(&args.split(' ').collect::<Vec<_>>())?;
+        let built = crate::ContainerBuilder::new("/image.tar.gz")
+            .name("web")
+            .memory(quilt_record::units::Size(512 << 20))
+            .cpu(50.0)
+            .env("A", "1")
+            .label("x", "y")
+            .timeout(std::time::Duration::from_secs(10))
+            .command(["sleep", "5"])
+            .build()?;
+        let (mut record, mut built) = (value(record), value(built));
+        assert_eq!(record["claim"].take(), Value::from(CLAIM));
+        built["claim"].take();
+        assert_eq!(record, built);
+        Ok(())
+    }
+
+    #[test]
+    fn flags_go_over_the_file_and_what_is_unknown_stays() -> Result<(), Refusal> {
+        let old = r#"{"format":1,"id":"old","claim":"ffffffffffffffffffffffffffffffff","created":"c","until":"netns","x":1e400,
+            "labels":{"a":"1","b":"1"},"unpack":{"want":{"image":"/i"},"have":{"lower":[]}},"error":{"code":"io"},
+            "cgroup":{"want":{"memory":"1MiB","pids":7}},"spawn":{"want":{"env":["A=1","B=1"]}}}"#;
+        let file = std::env::temp_dir().join(format!("quilt-spec-{}.json", std::process::id()));
+        std::fs::write(&file, old).map_err(|e| Error::os("write", e))?;
+        let path = file.display().to_string();
+        let record = create(&["-f", &path, "--name", "new", "--label", "b=2", "--memory", "2M", "-e", "A=2"]);
+        let again = create(&["-f", &path]);
+        let _ = std::fs::remove_file(&file);
+        let record = record?.to_string();
+        let (_, record) = record.split_once(r#"Z","#).unwrap_or_default();
+        let expected = r#""x":1e400,"labels":{"a":"1","b":"2"},"unpack":{"want":{"image":"/i"}},"cgroup":{"want":{"memory":"2MiB","pids":7}},"spawn":{"want":{"env":["B=1","A=2"]}}}"#;
+        assert_eq!(record, expected);
+        // Nobody has a container of that claim: a new one.
+        assert_eq!((again?.claim()?.to_string().as_str()), CLAIM);
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_has_its_command_beside_the_sections() -> Result<(), Refusal> {
+        let run = |args: &str| {
+            let words = args.split(' ').collect::<Vec<_>>();
+            let cli = RunCli::try_parse_from(words).map_err(|e| Refusal::Usage(e.to_string()))?;
+            cli.record(CLAIM.parse().ok())
+        };
+        let record = run("quilt -it /i -- make test")?;
+        let expected = Run { argv: vec!["make".into(), "test".into()], interactive: true, tty: true };
+        assert_eq!((record.get("run")?, record.get::<Value>("spawn")?), (Some(expected), None));
+        for bad in
+            ["quilt /i", "quilt /i --keep-failed -- true", "quilt /i --stop-after netns -- true", "quilt -- true"]
+        {
+            assert!(matches!(run(bad), Err(Refusal::Usage(_))), "{bad}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for bad in [&[][..], &["-"], &[""], &["/i", "-e", "=1"], &["/i", "--label", "=1"], &["/i", "--name", "a/b"]] {
+            assert!(matches!(create(bad), Err(Refusal::Usage(_))), "{bad:?}");
+        }
+    }
+}
