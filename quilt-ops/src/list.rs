@@ -102,9 +102,9 @@ mod tests {
         (web.pid, web.image) = (Some(77), Some("./a.tar\x1b[2J".to_owned()));
         assert_eq!(
             table(&[web, summary("longer-name", Status::Stopped, &[])?]),
-            "NAME         STATUS   PID  IP  IMAGE                CREATED              LABELS\n\
+            "NAME         STATUS   PID  IP  IMAGE             CREATED              LABELS\n\
              web          running  77   -   ./a.tar\\u{1b}[2J  2026-01-02 03:04:05  team=a\n\
-             longer-name  stopped  -    -   -                    2026-01-02 03:04:05  -\n"
+             longer-name  stopped  -    -   -                 2026-01-02 03:04:05  -\n"
         );
         Ok(())
     }
