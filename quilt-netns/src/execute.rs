@@ -262,6 +262,8 @@ impl<'a> Machine<'a> {
         if by.is_some() && by == self.indices.iter().find(|(name, _)| name == bridge).map(|(_, index)| *index) {
             return Ok(());
         }
+        // A bridge that can never be ready is of no use to anyone.
+        send(&mut self.host, &[Message::DelLink { name: bridge.to_owned() }], &names)?;
         Err(Error::new(
             Code::Busy,
             format!("route {shard} to {bridge}"),

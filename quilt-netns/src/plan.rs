@@ -198,3 +198,89 @@ impl fmt::Display for Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(instance: &Instance, bridge_ready: bool) -> Facts {
+        let subnet = Subnet::default();
+        let address = Ipv4Addr::new(10, 42, 4, 9);
+        let lease = subnet.shard_of(address).map(|shard| Lease {
+            address,
+            shard,
+            path: instance.run().join("leases-b00t/10.42.4.9"),
+            owner: "c1a1/web".to_owned(),
+        });
+        Facts { subnet, lease, bridge_ready, forwards: bridge_ready, pins_mounted: bridge_ready }
+    }
+
+    fn lines(want: &Want, bridge_ready: bool) -> Vec<String> {
+        let instance = Instance::locate(Some("/nowhere/q".as_ref()));
+        let (Ok(instance), Ok(id)) = (instance, "web".parse()) else { return Vec::new() };
+        let mut facts = facts(&instance, bridge_ready);
+        facts.lease = facts.lease.filter(|_| want.network() == Network::Bridge);
+        let (prefix, veth) = (instance.bridge_prefix(), instance.veth(&id));
+        let lines = plan(&instance, &id, want, &facts).iter().flat_map(Step::lines).collect::<Vec<_>>();
+        let general = |line: &String| {
+            let line = line.replace(&instance.name(), "NAME").replace(&prefix, "BRIDGE").replace(&veth, "VETH");
+            line.replace("/nowhere/q", "ROOT")
+        };
+        lines.iter().map(general).collect()
+    }
+
+    const INSIDE: [&str; 5] = [
+        "unshare CLONE_NEWNET",
+        "write 1 to /proc/sys/net/ipv6/conf/default/disable_ipv6",
+        "write 0 to /proc/sys/net/ipv4/ip_unprivileged_port_start",
+        "write 0 2147483647 to /proc/sys/net/ipv4/ping_group_range",
+        "setns CLONE_NEWNET: the host's",
+    ];
+
+    const CONNECT: [&str; 8] = [
+        "bind the network namespace to ROOT/run/ns/web",
+        "host: RTM_NEWLINK VETH address 06:51:0a:2a:04:09 master BRIDGE1 up type veth peer eth0 address \
+         02:51:0a:2a:04:09 in the container",
+        "host: RTM_NEWLINK VETH alias \"web\" isolated on addrgenmode none",
+        "host: RTM_GETLINK VETH",
+        "container: RTM_NEWLINK lo up",
+        "container: RTM_NEWADDR 10.42.4.9/16 dev eth0",
+        "container: RTM_NEWLINK eth0 up",
+        "container: RTM_NEWROUTE default via 10.42.0.1 dev eth0",
+    ];
+
+    const LEASE: [&str; 2] = ["symlink ROOT/run/leases-b00t/10.42.4.9 -> c1a1/web", "host: RTM_GETLINK BRIDGE1"];
+
+    #[test]
+    fn with_the_bridge_there_two_batches_do() {
+        assert_eq!(lines(&Want::default(), true), [&LEASE[..], &INSIDE, &CONNECT].concat());
+    }
+
+    #[test]
+    fn the_first_makes_what_all_share_and_the_label_last() {
+        let cold = [
+            "host: NFT_MSG_NEWTABLE ip NAME",
+            "host: NFT_MSG_NEWCHAIN ip NAME postrouting { type nat hook postrouting priority 100; policy accept; }",
+            "host: NFT_MSG_NEWCHAIN ip NAME forward { type filter hook forward priority 0; policy accept; }",
+            "host: NFT_MSG_NEWRULE ip NAME postrouting ip saddr 10.42.0.0/16 oifname != \"BRIDGE*\" masquerade",
+            "host: NFT_MSG_NEWRULE ip NAME forward iifname \"BRIDGE*\" oifname \"BRIDGE*\" drop",
+            "write 1 to /proc/sys/net/ipv4/ip_forward",
+            "host: RTM_NEWLINK BRIDGE1 address 0a:51:0a:2a:04:00 type bridge stp_state 0 mcast_snooping 0",
+            "host: RTM_GETLINK BRIDGE1",
+            "host: RTM_NEWADDR 10.42.0.1/32 dev BRIDGE1",
+            "host: RTM_NEWLINK BRIDGE1 up addrgenmode none",
+            "host: RTM_NEWROUTE 10.42.4.0/22 dev BRIDGE1 src 10.42.0.1",
+            "host: RTM_NEWLINK BRIDGE1 alias \"quilt 10.42.4.0/22\"",
+            "mount tmpfs on ROOT/run/ns, private",
+        ];
+        assert_eq!(lines(&Want::default(), false), [&LEASE[..], &cold, &INSIDE, &CONNECT].concat());
+    }
+
+    #[test]
+    fn without_a_bridge_there_is_loopback_or_nothing() {
+        let want = |network| Want { network: Some(network), ..Want::default() };
+        let none = ["bind the network namespace to ROOT/run/ns/web", "container: RTM_NEWLINK lo up"];
+        assert_eq!(lines(&want(Network::None), true), [&INSIDE[..], &none].concat());
+        assert_eq!(lines(&want(Network::Host), true), [""; 0]);
+    }
+}
