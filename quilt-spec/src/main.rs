@@ -4,12 +4,23 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use nix::sys::signal::Signal;
 use quilt_record::record::FORMAT;
-use quilt_record::{Claim, Code, End, Record, error, stage};
+use quilt_record::{Claim, Code, End, Record, error, stage, sys};
 use quilt_spec::cli::{CreateCli, RunCli, StartCli};
 use quilt_spec::spec::Refusal;
 
+/// In a pipeline, ends this process when the wrapper dies: it may be waiting for a spec on standard input for ever.
+fn die_with_the_wrapper() {
+    let Some(wrapper) = std::env::var("QUILT_PIPE").ok().and_then(|pid| pid.parse::<u32>().ok()) else { return };
+    let asked = sys::set_parent_death_signal(Some(Signal::SIGTERM));
+    if asked.is_err() || std::os::unix::process::parent_id() != wrapper {
+        std::process::exit(Code::Interrupted.status().into());
+    }
+}
+
 fn main() -> ExitCode {
+    die_with_the_wrapper();
     let mut args: Vec<_> = std::env::args_os().collect();
     let verb = match args.get(1).and_then(|arg| arg.to_str()) {
         Some("--run") => "run",
