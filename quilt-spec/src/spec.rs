@@ -78,12 +78,11 @@ impl Spec {
     /// that it names, for going on with that one.
     pub fn record(&self, file: Option<Record>, claim: Option<Claim>) -> Result<Record, Refusal> {
         let mut file = file.unwrap_or_default();
-        let old = if resumes(&file)? { file.get("created")? } else { None };
-        let resumed = old.is_some();
+        let saved = saved(&file)?;
+        let resumed = saved.is_some();
+        let old: Option<String> = if resumed { file.get("created")? } else { None };
         file.remove("error");
-        if !resumed {
-            file.drop_have();
-        }
+        take_haves(&mut file, saved.as_ref())?;
         let claim = match file.get("claim")? {
             Some(old) if resumed => old,
             _ => claim.unwrap_or_else(Claim::generate),
@@ -147,14 +146,30 @@ impl Spec {
     }
 }
 
-/// Whether the record is that of a container which is there, under the claim that the record names.
-fn resumes(record: &Record) -> Result<bool, Error> {
+/// The saved record of the container that `record` is of, if it is there under the claim that the record names.
+fn saved(record: &Record) -> Result<Option<Record>, Error> {
     let begun = STAGES.iter().any(|stage| matches!(record.have::<Box<RawValue>>(stage), Ok(Some(_))));
     let (Some(id), Some(claim), true) = (record.get::<Id>("id")?, record.get::<Claim>("claim")?, begun) else {
-        return Ok(false);
+        return Ok(None);
     };
-    let container = Container::open(&Instance::locate(None)?, &id);
-    Ok(container.and_then(|c| c.holder()).is_ok_and(|holder| holder.claim == claim))
+    let Ok(container) = Container::open(&Instance::locate(None)?, &id) else { return Ok(None) };
+    if container.holder().is_ok_and(|holder| holder.claim == claim) { container.record().map(Some) } else { Ok(None) }
+}
+
+/// What was done is what the container's directory says, whatever has happened since the record was printed; for a new
+/// container it is nothing.
+fn take_haves(record: &mut Record, saved: Option<&Record>) -> Result<(), Error> {
+    for stage in STAGES {
+        let saved: Option<Part> = saved.map_or(Ok(None), |saved| saved.get(stage))?;
+        match (record.get::<Part>(stage)?, saved) {
+            (Some(part), saved) => {
+                record.set(stage, &Part { have: saved.and_then(|saved| saved.have), ..part });
+            }
+            (None, Some(saved)) => record.set(stage, &saved),
+            (None, None) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes a stage's section into the record: the flags' `want` over the file's, checked as the stage itself would.
