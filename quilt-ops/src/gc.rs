@@ -51,16 +51,15 @@ impl<'a> Collector<'a> {
         // nobody's, whoever comes later.
         let mut named: BTreeSet<String> = quilt_cgroup::list(self.instance)?.into_iter().collect();
         named.extend(network::list(self.instance)?);
-        self.containers()?;
+        let containers = Container::list(self.instance)?;
+        named.retain(|name| containers.iter().all(|id| id.as_str() != name));
+        self.containers(&containers)?;
         for id in named.iter().filter_map(|name| name.parse::<Id>().ok()) {
             self.orphan(&id)?;
         }
         self.remains()?;
         self.images()?;
-        if !self.dry {
-            let leases = network::reclaim(self.instance);
-            self.note(leases.map_err(Into::into).map(|count| count > 0), "lease", "", "its container is gone")?;
-        }
+        self.leases()?;
         Ok(self.failed)
     }
 
@@ -81,15 +80,15 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    fn containers(&mut self) -> anyhow::Result<()> {
-        for id in Container::list(self.instance)? {
-            let Some((container, work)) = self.open(&id) else { continue };
+    fn containers(&mut self, ids: &[Id]) -> anyhow::Result<()> {
+        for id in ids {
+            let Some((container, work)) = self.open(id) else { continue };
             match forsaken(&work) {
                 Some(why) => {
                     let done = self.finish(container);
                     self.note(done, "container", id.as_str(), why)?;
                 }
-                None if work == Work::Settled => self.leaves(&id)?,
+                None if work == Work::Settled => self.leaves(id)?,
                 None => {}
             }
         }
@@ -215,6 +214,21 @@ impl<'a> Collector<'a> {
             if (self.dry && !self.at_work(name)) || !after.contains(name) {
                 self.note(Ok(true), "image", name, "its unpacking or removal was killed")?;
             }
+        }
+        Ok(())
+    }
+
+    /// Addresses whose owner is gone.
+    fn leases(&mut self) -> anyhow::Result<()> {
+        if self.dry {
+            return Ok(());
+        }
+        let before = network::leases(self.instance)?;
+        let reclaimed = network::reclaim(self.instance);
+        self.note(reclaimed.map(|_| false).map_err(Into::into), "lease", "of any container", "")?;
+        let after = network::leases(self.instance)?;
+        for (address, _) in before.iter().filter(|lease| !after.contains(lease)) {
+            self.note(Ok(true), "lease", &address.to_string(), "its container is gone")?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A container's network, as far as the verbs see it: who has one, and when it is gone.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use quilt_netns::{LinkWatch, delete_link, lease, pin, unpin, watch_link};
@@ -31,6 +32,17 @@ impl Watch {
 /// Gives the address back. The interface must be gone: it still answers for it.
 pub fn release(instance: &Instance, id: &Id, claim: Claim) -> Result<(), Error> {
     lease::release(instance, id, claim)
+}
+
+/// The claim under which the container has its address, if it has one.
+pub fn lessee(instance: &Instance, id: &Id) -> Result<Option<Claim>, Error> {
+    let owners = leases(instance)?.into_iter().map(|(_, owner)| owner);
+    Ok(owners.filter_map(|o| o.split_once('/').filter(|(_, name)| *name == id.as_str())?.0.parse().ok()).next())
+}
+
+/// The addresses in use, each with its owner: `CLAIM/ID`.
+pub fn leases(instance: &Instance) -> Result<Vec<(Ipv4Addr, String)>, Error> {
+    quilt_netns::leases(instance)
 }
 
 /// Takes back the addresses of containers that are gone; how many.

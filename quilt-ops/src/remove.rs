@@ -34,8 +34,11 @@ pub fn remove(instance: &Instance, id: &Id, force: bool) -> anyhow::Result<()> {
     if !force {
         refuse_in_use(&container, init.is_some())?;
     }
-    // Without a readable claim nobody else can hold it either.
-    let claim = container.holder().map_or_else(|_| Claim::generate(), |holder| holder.claim);
+    // One that cannot be read may still stand on the address; if it stands nowhere, nobody else can hold it either.
+    let claim = match container.holder() {
+        Ok(holder) => holder.claim,
+        Err(_) => network::lessee(instance, id)?.unwrap_or_else(Claim::generate),
+    };
     container.set_work(claim, Work::Removing)?;
     destroy(instance, container, claim, init)
 }

@@ -76,7 +76,7 @@ pub struct Summary {
     pub status: Status,
     /// The host's pid of its init.
     pub pid: Option<i32>,
-    /// Its address.
+    /// Its address, while it runs.
     pub ip: Option<std::net::Ipv4Addr>,
     /// What it was created from, as it was given.
     pub image: Option<String>,
@@ -108,7 +108,9 @@ pub fn look(instance: &Instance, id: &Id) -> Result<(Summary, Result<Record, Err
         _ => Status::Broken,
     };
     summary.pid = alive.map(|spawn| spawn.init.pid);
-    summary.ip = network(&container).and_then(|net| net.link).map(|link| link.address);
+    // A stopped one keeps its address, but nobody answers there.
+    let net = network(&container).filter(|_| summary.pid.is_some());
+    summary.ip = net.and_then(|net| net.link).map(|link| link.address);
     let asked: Map<String, Value> = known.want("unpack").unwrap_or_default();
     summary.image = asked.get("image").and_then(Value::as_str).map(str::to_owned);
     summary.created = known.get("created").unwrap_or_default();

@@ -23,7 +23,7 @@ pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>) -> anyhow::Re
     let container = Container::open(instance, id)?;
     container.lock(LOCK_LIMIT)?;
     let holder = container.holder()?;
-    match holder.work {
+    match &holder.work {
         Work::Removing => return Err(Error::new(Code::Busy, "", format!("the container {id} is being removed")).into()),
         Work::Creating(maker) | Work::Starting(maker) if maker.alive() => {
             return Err(Error::new(Code::Busy, "", format!("the container {id} is being created")).into());
@@ -40,6 +40,10 @@ pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>) -> anyhow::Re
     }
     end(instance, &container, init, || Ok(()))?;
     forget(&container)?;
+    if matches!(holder.work, Work::Starting(_)) {
+        // Of a start that was killed.
+        container.set_work(holder.claim, Work::Settled)?;
+    }
     Ok(())
 }
 

@@ -17,7 +17,7 @@ pub fn wait(instance: &Instance, id: &Id) -> Result<u8, Error> {
     if let Some(init) = state::init(&container)? {
         while !wait_dead(&init, Duration::from_secs(3600)).step(|| format!("wait for the end of {id}"))? {}
     }
-    match container.read("exit")? {
+    match container.read("exit")?.filter(|text| !text.is_empty()) {
         Some(text) => {
             let bad = |e| Error::new(Code::Invalid, format!("read the exit status of {id}"), format!("{e}"));
             text.trim().parse().map_err(bad)

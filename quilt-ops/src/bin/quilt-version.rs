@@ -5,8 +5,15 @@ use std::process::ExitCode;
 use quilt_ops::output::put_json;
 use quilt_record::error::report;
 use quilt_record::record::FORMAT;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Version {
+    version: &'static str,
+    format: u64,
+}
 
 fn main() -> ExitCode {
-    let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "format": FORMAT });
+    let version = Version { version: env!("CARGO_PKG_VERSION"), format: FORMAT };
     report("quilt-version", put_json(&version).map(|_| ExitCode::SUCCESS))
 }
