@@ -25,14 +25,14 @@ enum Way {
 }
 
 /// What became of a pump after a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Flow {
     /// There may be more.
     Going,
     /// The source has ended.
     Ended,
-    /// Nobody takes it any more.
-    Refused,
+    /// The destination does not take it: nobody reads any more (EPIPE), the disk is full.
+    Refused(io::Error),
 }
 
 /// A stream.
@@ -130,7 +130,7 @@ impl Pump {
         match sent {
             Ok(n) => self.start += n,
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-            Err(_) => return Flow::Refused,
+            Err(e) => return Flow::Refused(e),
         }
         self.full = self.start < self.buffer.len();
         Flow::Going
@@ -147,7 +147,7 @@ impl Pump {
             Err(Errno::EAGAIN) => self.full = !self.full,
             Err(Errno::EINTR) => {}
             Err(Errno::EINVAL) => self.way = Way::Write,
-            Err(_) => return Flow::Refused,
+            Err(e) => return Flow::Refused(e.into()),
         }
         Flow::Going
     }

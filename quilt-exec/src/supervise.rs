@@ -1,5 +1,6 @@
 //! Watching over a running command: its streams, the caller's signals, its time, its end.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ const FORWARDED: [Signal; 9] = [
 
 /// How long what a command started may take to die once its time is up.
 const KILL: Duration = Duration::from_secs(10);
+
+/// How long the reader of a command whose time was up gets for what the command wrote before.
+const REST: Duration = Duration::from_secs(1);
 
 /// How much a terminal is drained of once the command has ended. (A pipe says what it holds.)
 const TERMINAL_REST: usize = 256 << 10;
@@ -102,10 +106,11 @@ pub fn supervise(
     limit: Option<Duration>,
     ended: impl Fn(),
 ) -> Result<Ending, ExecError> {
-    let deadline = limit.map(|limit| Instant::now() + limit);
+    let mut deadline = limit.map(|limit| Instant::now() + limit);
     let mut started = false;
     let mut ending = None;
     let mut timed_out = false;
+    let mut lost = None;
     loop {
         let (ready, any) = {
             // What has told all it has to tell is not asked again: a hang-up is reported whether asked for or not.
@@ -123,12 +128,10 @@ pub fn supervise(
                 let (fd, flags) = pump.interest();
                 PollFd::new(fd, flags)
             }));
-            let left = deadline.filter(|_| !timed_out).map(|d| d.saturating_duration_since(Instant::now()));
-            let timeout = match (ending, left) {
-                (Some(_), _) if streams.outputs.iter().any(Pump::is_full) => PollTimeout::NONE,
-                (Some(_), _) => PollTimeout::ZERO,
-                (None, Some(left)) => poll_timeout(left),
-                (None, None) => PollTimeout::NONE,
+            let timeout = match (ending, deadline) {
+                (Some(_), _) if !streams.outputs.iter().any(Pump::is_full) => PollTimeout::ZERO,
+                (_, Some(deadline)) => poll_timeout(deadline.saturating_duration_since(Instant::now())),
+                (_, None) => PollTimeout::NONE,
             };
             match poll(&mut fds, timeout) {
                 Ok(n) => (fds.iter().map(|f| f.any().unwrap_or(true)).collect::<Vec<_>>(), n > 0),
@@ -164,11 +167,23 @@ pub fn supervise(
             feed(&mut streams);
         }
         // A stream that nobody takes any more is closed, so that the command gets SIGPIPE as it would without Quilt.
-        streams.outputs.retain_mut(|pump| !flows.next().unwrap_or(false) || pump.flow() == Flow::Going);
+        streams.outputs.retain_mut(|pump| match flows.next() {
+            Some(true) => match pump.flow() {
+                Flow::Going => true,
+                Flow::Ended => false,
+                Flow::Refused(error) => {
+                    lost = lost.take().or(Some(error));
+                    false
+                }
+            },
+            _ => true,
+        });
         if ending.is_none() && events[1] {
             let status = running.reap();
             ending = Some(if timed_out { Ending::TimedOut } else { Ending::Exited(status) });
             ended();
+            // Whoever reads slowly gets everything, unless there is a time to be kept.
+            deadline = timed_out.then(|| Instant::now() + REST);
             streams.input = None;
             for pump in &mut streams.outputs {
                 if streams.master.is_some() { pump.finish_by(TERMINAL_REST) } else { pump.finish() }
@@ -177,12 +192,23 @@ pub fn supervise(
         if let Some(ending) = ending {
             streams.outputs.retain(|pump| !pump.is_finished());
             if streams.outputs.is_empty() || !any {
-                return Ok(ending);
+                return delivered(ending, lost);
             }
         } else if !timed_out && deadline.is_some_and(|d| Instant::now() >= d) {
             timed_out = true;
+            deadline = None;
             running.leaf.kill(KILL)?;
         }
+    }
+}
+
+/// A command that ended well has not, if what it wrote is lost and it cannot know. A reader that went away is no loss.
+fn delivered(ending: Ending, lost: Option<io::Error>) -> Result<Ending, ExecError> {
+    match lost {
+        Some(e) if ending == Ending::Exited(0) && e.raw_os_error() != Some(libc::EPIPE) => {
+            Err(Error::os("pass on what the command wrote", e).into())
+        }
+        _ => Ok(ending),
     }
 }
 
@@ -193,7 +219,7 @@ fn feed(streams: &mut Streams) {
         Flow::Going => {}
         flow => {
             // A pipe ends by being closed, a terminal by a word.
-            if flow == Flow::Ended && streams.master.is_some() {
+            if matches!(flow, Flow::Ended) && streams.master.is_some() {
                 let _ = write(pump.to(), END_OF_TRANSMISSION);
             }
             streams.input = None;
