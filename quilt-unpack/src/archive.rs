@@ -216,27 +216,32 @@ fn entry(
         id.ok_or_else(|| invalid(format!("a {key} that is not a number below 4294967295")))
     };
     if local.keys().chain(global.keys()).any(|key| key.starts_with("GNU.sparse.")) {
-        let why = "a sparse file is not supported: make the archive without --sparse";
+        let why = "a sparse file (GNU --sparse) is not supported";
         return Err(Error::new(Code::Unsupported, "", why));
     }
     let name = find("path").cloned().or(long_name).unwrap_or(block.name);
     let path = clean(&name).map_err(invalid)?;
     let named = |message: &str| invalid(format!("{}: {message}", name.escape_ascii()));
     let mut link = find("linkpath").cloned().or(long_link).unwrap_or(block.link);
-    if matches!(block.kind, Kind::HardLink) {
+    if block.kind == Kind::HardLink {
         link = clean(&link).map_err(|e| named(&format!("a hard link to {}", e)))?;
     }
     if link.contains(&0) {
         return Err(named("a link to a name with a NUL in it"));
     }
+    let mut kind = block.kind;
     let size = match find("size") {
         Some(text) => pax::decimal(text).and_then(|n| i64::try_from(n).ok()).ok_or_else(|| named("a bad size"))?,
-        None if block.kind == Kind::File => block.size,
+        None if kind == Kind::File => block.size,
         // What stands in the header of anything else is a hint at most (POSIX.1-2017, ustar).
         None => 0,
     };
     let size = u64::try_from(size).map_err(|_| named("a negative size"))?;
-    if size > 0 && block.kind != Kind::File {
+    // Before POSIX, a directory was a file with a slash after its name. Its whole name: a header alone may end in one.
+    if kind == Kind::File && name.ends_with(b"/") {
+        kind = Kind::Dir;
+    }
+    if size > 0 && kind != Kind::File {
         return Err(named("has data and is no file"));
     }
     let mtime = match find("mtime") {
@@ -248,7 +253,7 @@ fn entry(
         (Ok(major), Ok(minor)) if major < 1 << 12 && minor < 1 << 20 => (major, minor),
         _ => return Err(named("device numbers out of range")),
     };
-    if block.kind == Kind::Char && device == (0, 0) {
+    if kind == Kind::Char && device == (0, 0) {
         return Err(named("a character device 0:0, which overlayfs takes for a removed file"));
     }
     let mut xattrs = Vec::new();
@@ -263,7 +268,7 @@ fn entry(
         xattrs.push((xattr, value.clone()));
     }
     let (uid, gid) = (id("uid", block.uid)?, id("gid", block.gid)?);
-    Ok(Entry { kind: block.kind, path, link, mode: block.mode, uid, gid, size, mtime, device, xattrs })
+    Ok(Entry { kind, path, link, mode: block.mode, uid, gid, size, mtime, device, xattrs })
 }
 
 /// A path inside the image: no leading slash, no empty component and no `.`; `..` is refused.
@@ -291,6 +296,31 @@ fn clean(name: &[u8]) -> Result<Vec<u8>, String> {
     Ok(path)
 }
 
+/// Appends a header and its padded data to an archive: for tests.
+#[cfg(test)]
+pub(crate) fn add(to: &mut Vec<u8>, kind: u8, name: &str, data: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_mode(0o644);
+    header.set_uid(uid.as_raw().into());
+    header.set_gid(gid.as_raw().into());
+    header.set_mtime(1);
+    header.set_entry_type(tar::EntryType::new(kind));
+    // Links carry their target in place of data.
+    let data = if matches!(kind, b'1' | b'2') {
+        header.as_old_mut().linkname[..data.len()].copy_from_slice(data);
+        &[]
+    } else {
+        data
+    };
+    header.set_size(data.len() as u64);
+    header.set_cksum();
+    to.extend_from_slice(header.as_bytes());
+    to.extend_from_slice(data);
+    to.resize(to.len().next_multiple_of(BLOCK), 0);
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -315,22 +345,6 @@ mod tests {
         for bad in ["", "..", "../x", "/../x", "a/../../x", "a/..", "a\0b"] {
             assert_eq!(c(bad), None, "{bad:?}");
         }
-    }
-
-    /// Appends a header and its padded data.
-    fn add(to: &mut Vec<u8>, kind: u8, name: &str, data: &[u8]) {
-        let mut header = tar::Header::new_ustar();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1);
-        header.set_size(data.len() as u64);
-        header.set_entry_type(tar::EntryType::new(kind));
-        header.set_cksum();
-        to.extend_from_slice(header.as_bytes());
-        to.extend_from_slice(data);
-        to.resize(to.len().next_multiple_of(BLOCK), 0);
     }
 
     /// A PAX record of less than 100 bytes.
@@ -369,6 +383,13 @@ mod tests {
         add(&mut tar, b'2', "short", b"");
         tar.resize(tar.len() + 512, 0);
         assert_eq!(read(&tar), one("short", 0, "to"));
+
+        // The header's own part of a long name may end in a slash, which says nothing.
+        let (mut tar, long) = (Vec::new(), "d/".repeat(60) + "f");
+        add(&mut tar, b'L', "././@LongLink", long.as_bytes());
+        add(&mut tar, b'0', &long[..100], b"abc");
+        tar.resize(tar.len() + 512, 0);
+        assert_eq!(read(&tar), one(&long, 3, ""));
     }
 
     #[test]

@@ -257,7 +257,7 @@ fn make(dir: &OwnedFd, fresh: &str, file: File, about: &Metadata) -> Result<Stri
 fn fill(image: &OwnedFd, flags: OFlag, file: File, about: &Metadata) -> Result<(String, u64, u64), Error> {
     mkdirat(image, "rootfs", Mode::from_bits_truncate(0o755)).step(|| "make rootfs")?;
     let mut tree = Tree::new(openat(image, "rootfs", flags, Mode::empty()).step(|| "open rootfs")?)?;
-    let mut progress = Progress::new(about.size());
+    let progress = Progress::new(about.size());
     let source = Source::start(file, move |done| progress.at(done))?;
     let mut archive = Archive::new(source);
     tree.fill(&mut archive)?;

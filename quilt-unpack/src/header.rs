@@ -87,7 +87,7 @@ pub fn parse(bytes: &[u8; BLOCK]) -> Result<Option<Block>, Bad> {
             name = [prefix, b"/", &name].concat();
         }
     }
-    let kind = kind(old.linkflag[0], &name)?;
+    let kind = kind(old.linkflag[0])?;
     if matches!(kind, Kind::Char | Kind::Block) {
         let (high, low) = match (header.as_ustar(), header.as_gnu()) {
             (Some(u), _) => (&u.dev_major, &u.dev_minor),
@@ -110,10 +110,8 @@ pub fn parse(bytes: &[u8; BLOCK]) -> Result<Option<Block>, Bad> {
     }))
 }
 
-fn kind(flag: u8, name: &[u8]) -> Result<Kind, Bad> {
+fn kind(flag: u8) -> Result<Kind, Bad> {
     Ok(match flag {
-        // Before POSIX, a directory was a file with a slash after its name.
-        b'0' | 0 if name.ends_with(b"/") => Kind::Dir,
         b'0' | 0 | b'7' => Kind::File,
         b'1' => Kind::HardLink,
         b'2' => Kind::Symlink,
@@ -126,7 +124,7 @@ fn kind(flag: u8, name: &[u8]) -> Result<Kind, Bad> {
         b'L' => Kind::LongName,
         b'K' => Kind::LongLink,
         b'V' => Kind::Label,
-        b'S' => return Err(Bad::Kind("a sparse file: make the archive without --sparse".to_owned())),
+        b'S' => return Err(Bad::Kind("a sparse file (GNU --sparse)".to_owned())),
         other => return Err(Bad::Kind(format!("an entry of type `{}`", other.escape_ascii()))),
     })
 }

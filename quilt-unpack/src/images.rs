@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use quilt_record::claim::{Claim, Work};
@@ -63,8 +63,13 @@ fn refuse_used(instance: &Instance, digest: &str) -> Result<(), Error> {
 
 /// Removes what the claim's unpacking left half-made, if anything.
 pub fn remove_half_made(instance: &Instance, claim: Claim) -> Result<(), Error> {
+    let name = format!(".new-{claim}");
+    // Nearly always there is nothing, and one call tells.
+    if unlinkat(AT_FDCWD, &instance.images().join(&name), UnlinkatFlags::RemoveDir) == Err(Errno::ENOENT) {
+        return Ok(());
+    }
     match cache::open(&instance.images())? {
-        Some(dir) => tree::remove(dir.as_fd(), &format!(".new-{claim}")),
+        Some(dir) => tree::remove(dir.as_fd(), &name),
         None => Ok(()),
     }
 }

@@ -45,7 +45,7 @@ pub use cache::Image;
 #[serde(default, deny_unknown_fields)]
 #[group(skip)]
 pub struct Want {
-    /// The image: a tar archive (plain, gzip or zstd, whatever its name), or a directory, which is used as it is and never changed (`/` makes a copy-on-write sandbox of the host)
+    /// The image: a tar archive (plain, gzip or zstd; recognised by content), or a directory, used in place and never changed
     #[arg(value_name = "IMAGE", help_heading = "Image")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<PathBuf>,

@@ -10,29 +10,28 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Bytes of an image file, read so far.
 pub struct Progress {
-    total: u64,
     start: Instant,
-    terminal: bool,
+    /// Only on a terminal; shown only after a while.
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// Of `total` bytes. Shows nothing yet.
     pub fn new(total: u64) -> Progress {
-        Progress { total, start: Instant::now(), terminal: std::io::stderr().is_terminal(), bar: None }
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let template = "unpack {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()).with_style(style)
+        });
+        Progress { start: Instant::now(), bar }
     }
 
     /// `done` bytes are done.
-    pub fn at(&mut self, done: u64) {
-        if !self.terminal || (self.bar.is_none() && self.start.elapsed() < PATIENCE) {
-            return;
+    pub fn at(&self, done: u64) {
+        let Some(bar) = &self.bar else { return };
+        if bar.is_hidden() && self.start.elapsed() >= PATIENCE {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         }
-        let bar = self.bar.get_or_insert_with(|| {
-            let target = ProgressDrawTarget::stderr_with_hz(10);
-            let template = "unpack {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::with_draw_target(Some(self.total), target).with_style(style).with_elapsed(self.start.elapsed())
-        });
         bar.set_position(done);
     }
 }

@@ -302,3 +302,82 @@ fn time((seconds, nanos): (i64, u32)) -> TimeSpec {
 fn c_string(bytes: &[u8]) -> Result<CString, Error> {
     CString::new(bytes).map_err(|_| Error::new(Code::Invalid, "", "a name with a NUL in it"))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::archive::add;
+
+    /// Unpacks the entries (kind, name, data or link target) into a fresh directory with a canary beside it.
+    fn unpack(name: &str, entries: &[(u8, &str, &str)]) -> (PathBuf, Result<(), Error>) {
+        let dir = std::env::temp_dir().join(format!("quilt-write-{name}-{}", std::process::id()));
+        fs::create_dir_all(dir.join("root")).unwrap();
+        fs::write(dir.join("canary"), "canary").unwrap();
+        let mut tar = Vec::new();
+        for (kind, name, data) in entries {
+            add(&mut tar, *kind, name, data.as_bytes());
+        }
+        tar.resize(tar.len() + 1024, 0);
+        let mut tree = Tree::new(fs::File::open(dir.join("root")).unwrap().into()).unwrap();
+        let result = tree.fill(&mut Archive::new(tar.as_slice()));
+        assert_eq!(fs::read_to_string(dir.join("canary")).unwrap(), "canary");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+        (dir, result)
+    }
+
+    #[test]
+    fn an_image_s_own_symlink_leads_nowhere_but_into_the_image() {
+        for (i, to) in ["/", "..", "../..", "../../../../.."].into_iter().enumerate() {
+            let (dir, result) = unpack(&format!("in{i}"), &[(b'2', "s", to), (b'0', "s/canary", "evil")]);
+            result.unwrap();
+            assert_eq!(fs::read_to_string(dir.join("root/canary")).unwrap(), "evil");
+            fs::remove_dir_all(dir).unwrap();
+        }
+        for (i, to) in ["/tmp", "../canary", "/proc/self/root", "s"].into_iter().enumerate() {
+            let (dir, result) = unpack(&format!("out{i}"), &[(b'2', "s", to), (b'0', "s/canary", "evil")]);
+            assert!(result.is_err(), "{to}");
+            fs::remove_dir_all(dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_later_entry_replaces_an_earlier_one() {
+        let entries = [
+            (b'5', "d", ""),
+            (b'5', "d/e", ""),
+            (b'0', "d/e/f", "old"),
+            (b'2', "l", "d/e"),
+            (b'0', "l/through", "1"),
+            (b'5', "l", ""),
+            (b'0', "l/own", "2"),
+            (b'0', "d", "now a file"),
+            (b'0', "a", "1"),
+            (b'1', "b", "a"),
+            (b'0', "a", "2"),
+            (b'1', "a", "a"),
+        ];
+        let (dir, result) = unpack("replace", &entries);
+        result.unwrap();
+        let text = |name: &str| fs::read_to_string(dir.join("root").join(name)).unwrap_or_default();
+        assert_eq!([text("d"), text("l/own"), text("l/through")], ["now a file", "2", ""]);
+        assert_eq!([text("a"), text("b")], ["2", "1"]);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn directories_get_their_mtime_last() {
+        let (dir, result) =
+            unpack("mtime", &[(b'5', "d", ""), (b'2', "s", "d"), (b'5', "s/e", ""), (b'0', "s/e/f", "")]);
+        result.unwrap();
+        for name in ["d", "d/e", "d/e/f"] {
+            assert_eq!(fs::symlink_metadata(dir.join("root").join(name)).unwrap().mtime(), 1, "{name}");
+        }
+        assert_eq!(fs::metadata(dir.join("root/d/e")).unwrap().mode() & 0o7777, 0o644);
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
