@@ -17,4 +17,5 @@ pub mod purge;
 pub mod remove;
 pub mod state;
 pub mod stop;
+pub mod unmount;
 pub mod wait;

@@ -12,6 +12,7 @@ use quilt_record::process::wait_dead;
 use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step, leaf, sys};
 use quilt_unpack::{images, tree};
 
+use crate::unmount::Root;
 use crate::{network, state, stop};
 
 /// How long to wait for another command that is working on the container.
@@ -61,6 +62,8 @@ fn refuse_in_use(container: &Container, running: bool) -> Result<(), Error> {
 pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Option<OwnedFd>) -> anyhow::Result<()> {
     let id = container.id().clone();
     let step = || format!("remove the files of {id}");
+    // The pidfd says that the pid still is init's.
+    let root = init.as_ref().and(state::spawned(&container)).and_then(|spawn| Root::of(spawn.init.pid));
     end(instance, &container, init, || {
         tree::remove(container.dir(), "upper")?;
         tree::remove(container.dir(), "work")
@@ -69,9 +72,13 @@ pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Op
     let parent = open(&instance.containers(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     match container.remove(claim) {
         // Something of a form that no part of Quilt makes.
-        Err(e) if e.code == Code::Exists => Ok(tree::remove(parent.step(step)?.as_fd(), &format!(".rm-{claim}"))?),
-        other => Ok(other?),
+        Err(e) if e.code == Code::Exists => tree::remove(parent.step(step)?.as_fd(), &format!(".rm-{claim}"))?,
+        other => other?,
     }
+    if let Some(root) = root {
+        root.let_go();
+    }
+    Ok(())
 }
 
 /// Ends what runs and takes back its kernel objects; the address stays. `meanwhile` is done while the kernel takes the
