@@ -6,7 +6,7 @@
 //! container's mount namespace.
 //!
 //! The one hard thing: the archive is hostile. Every name in it is resolved inside the new tree by the kernel
-//! (`write.rs`, `parents.rs`), every length is bounded before it is believed (`archive.rs`, `pax.rs`), and what one
+//! (`write.rs`, `parents.rs`), every length is bounded before it is believed (`entry.rs`, `archive.rs`), and what one
 //! container left behind is removed without ever following it (`tree.rs`).
 
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ use crate::cache::{Found, Lower};
 
 mod archive;
 mod cache;
+mod entry;
 mod header;
 pub mod images;
 mod parents;

@@ -1,7 +1,7 @@
 //! Removing a tree that somebody hostile filled, or is still at work in.
 //!
 //! Every step is relative to an open directory and never follows a symlink nor enters another mount. The stack is
-//! explicit and short: what lies deeper than [`DEPTH`] is moved up to the top of the tree first, so that neither
+//! explicit and short: what lies deeper than 64 levels is moved up to the top of the tree first, so that neither
 //! descriptors nor memory grow with the depth.
 
 use std::ffi::{CStr, CString};

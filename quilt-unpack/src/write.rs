@@ -20,7 +20,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, 
 use quilt_record::error::{Code, Error, Step};
 use quilt_record::sys;
 
-use crate::archive::{Archive, Entry};
+use crate::archive::Archive;
+use crate::entry::Entry;
 use crate::header::Kind;
 use crate::parents::{self, Parent, Parents, join, split};
 use crate::source::Bytes;
