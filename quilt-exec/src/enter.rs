@@ -175,7 +175,7 @@ fn explain(target: &Target, program: &Program, place: usize, errno: Errno) -> Ex
         At::Namespaces => (125, os(format!("enter the namespaces of {}", target.id))),
         At::Streams => (125, os("open the standard streams inside".to_owned())),
         At::Confine => (125, os("confine the command".to_owned())),
-        At::Workdir => (126, os(format!("change to the directory {}", program.workdir.to_string_lossy()))),
+        At::Workdir => (125, os(format!("change to the directory {}", program.workdir.to_string_lossy()))),
         At::NotFound => (127, os(format!("run {name}"))),
         At::Refused => (126, os(format!("run {name}"))),
         At::Interpreter => {

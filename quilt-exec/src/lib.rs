@@ -12,6 +12,7 @@
 pub mod cli;
 mod enter;
 mod guard;
+mod once;
 mod pump;
 mod run;
 mod supervise;
@@ -21,6 +22,7 @@ mod terminal;
 pub use cli::Options;
 pub use enter::{ExecError, Program, Running, Stdio};
 pub use guard::Guard;
+pub use once::Heir;
 pub use run::run;
 pub use supervise::{Ending, Signals, Streams, supervise};
 pub use target::Target;

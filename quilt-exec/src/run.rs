@@ -82,7 +82,7 @@ pub fn run(
         complain(tool, &error);
     }
     if let (Ending::TimedOut, Some(limit)) = (&ending, attach.timeout) {
-        complain(tool, &Error::new(Code::Timeout, "", format!("the command was killed after {limit}")));
+        complain(tool, &Error::new(Code::Timeout, "", format!("timed out after {limit}")));
     }
     Ok(ending.status())
 }

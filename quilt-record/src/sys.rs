@@ -522,3 +522,9 @@ pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, was inherited and so has no owner in this process, and nobody else was told its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// A duplicate, close-on-exec, of a descriptor that the caller handed over by its number (EBADF if there is none).
+pub fn duplicate_number(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the original is not touched.
+    owned(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())
+}
