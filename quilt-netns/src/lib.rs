@@ -36,7 +36,7 @@ mod want;
 
 pub use lease::{reclaim, release};
 pub use pin::unpin;
-pub use remove::{LinkWatch, delete_link, leases, teardown, undo, watch_link};
+pub use remove::{LinkWatch, Retired, delete_link, leases, retire_link, teardown, undo, watch_link};
 pub use subnet::Subnet;
 pub use want::{IdMap, Network, Want};
 

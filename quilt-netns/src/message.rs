@@ -49,6 +49,8 @@ pub enum Message {
     DefaultRoute { gateway: Ipv4Addr },
     /// Deletes an interface by its name.
     DelLink { name: String },
+    /// Takes a port off its bridge and its name away, so that another may have the name at once.
+    Retire { name: String, rename: String },
 }
 
 /// What a message must know to be encoded: the indices of interfaces by their names, and the new namespace.
@@ -154,6 +156,10 @@ impl Message {
                 (Rtnl::NewRoute(route.output_interface(names.index(ETH)).build()), create)
             }
             Message::DelLink { name } => (Rtnl::DelLink(LinkUnspec::new_with_name(name).build()), 0),
+            Message::Retire { name, rename } => {
+                let link = LinkUnspec::new_with_index(names.index(name)).name(rename).nocontroller();
+                (Rtnl::NewLink(link.build()), 0)
+            }
         };
         Request { payload, flags }
     }
@@ -181,6 +187,7 @@ impl fmt::Display for Message {
             Message::Up { name } => write!(f, "RTM_NEWLINK {name} up"),
             Message::DefaultRoute { gateway } => write!(f, "RTM_NEWROUTE default via {gateway} dev {ETH}"),
             Message::DelLink { name } => write!(f, "RTM_DELLINK {name}"),
+            Message::Retire { name, rename } => write!(f, "RTM_NEWLINK {name} name {rename} nomaster"),
         }
     }
 }
