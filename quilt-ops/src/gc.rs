@@ -118,7 +118,7 @@ impl<'a> Collector<'a> {
         }
         let init = state::init(&container)?;
         if matches!(holder.work, Work::Starting(_)) {
-            end(self.instance, &container, init, || Ok(()))?;
+            end(self.instance, container.id(), init.as_ref())?;
             stop::forget(&container)?;
             container.set_work(holder.claim, Work::Settled)?;
         } else {

@@ -15,7 +15,7 @@ pub mod network;
 pub mod output;
 pub mod purge;
 pub mod remove;
+pub mod rest;
 pub mod state;
 pub mod stop;
-pub mod unmount;
 pub mod wait;

@@ -4,29 +4,34 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use quilt_netns::{LinkWatch, delete_link, lease, pin, unpin, watch_link};
+use quilt_netns::{Retired, delete_link, lease, pin, retire_link, unpin, watch_link};
 use quilt_record::{Claim, Error, Id, Instance};
 
 /// How long the kernel gets to take an interface away by itself, which costs nobody anything. Deleting it waits for
 /// grace periods with the host's network lock held.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Waits for a container's interface to be gone.
-pub struct Watch {
-    watch: LinkWatch,
+/// Takes a dead container off the network, so that its name and address are free: unpins its namespaces, which would
+/// live on, and waits for its interface to be gone.
+pub fn down(instance: &Instance, id: &Id) -> Result<(), Error> {
+    unpin(instance, id)?;
+    finish(&instance.veth(id))
 }
 
-impl Watch {
-    /// Before the kill, so that no event is missed.
-    pub fn new(instance: &Instance, id: &Id) -> Result<Watch, Error> {
-        Ok(Watch { watch: watch_link(&instance.veth(id))? })
+/// The same without a wait, if this kernel can: returns the new name of an interface that is still to go. See [`finish`].
+pub fn retire(instance: &Instance, id: &Id) -> Result<Option<String>, Error> {
+    unpin(instance, id)?;
+    let name = instance.veth(id);
+    match retire_link(&name)? {
+        Retired::Gone => Ok(None),
+        Retired::Renamed(rename) => Ok(Some(rename)),
+        Retired::Refused => finish(&name).map(|()| None),
     }
+}
 
-    /// After it: unpins the namespaces, which would live on, and returns when the interface's name is free.
-    pub fn gone(&self, instance: &Instance, id: &Id) -> Result<(), Error> {
-        unpin(instance, id)?;
-        if self.watch.gone(PATIENCE)? { Ok(()) } else { delete_link(&instance.veth(id)) }
-    }
+/// Returns when the interface is gone; deletes it if that takes long, which it does if somebody holds the namespace.
+pub fn finish(name: &str) -> Result<(), Error> {
+    if watch_link(name)?.gone(PATIENCE)? { Ok(()) } else { delete_link(name) }
 }
 
 /// Gives the address back. The interface must be gone: it still answers for it.

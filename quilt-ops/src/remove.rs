@@ -12,7 +12,7 @@ use quilt_record::process::wait_dead;
 use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step, leaf, sys};
 use quilt_unpack::{images, tree};
 
-use crate::unmount::Root;
+use crate::rest::{Rest, Root};
 use crate::{network, state, stop};
 
 /// How long to wait for another command that is working on the container.
@@ -62,12 +62,27 @@ fn refuse_in_use(container: &Container, running: bool) -> Result<(), Error> {
 pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Option<OwnedFd>) -> anyhow::Result<()> {
     let id = container.id().clone();
     let step = || format!("remove the files of {id}");
-    // The pidfd says that the pid still is init's.
-    let root = init.as_ref().and(state::spawned(&container)).and_then(|spawn| Root::of(spawn.init.pid));
-    end(instance, &container, init, || {
+    let layers = || {
         tree::remove(container.dir(), "upper")?;
         tree::remove(container.dir(), "work")
-    })?;
+    };
+    let rest = match init {
+        Some(init) => {
+            // The pidfd says that the pid still is init's.
+            let root = state::spawned(&container).and_then(|spawn| Root::of(spawn.init.pid));
+            kill(instance, &id, Some(&init))?;
+            let link = network::retire(instance, &id);
+            layers()?;
+            Some(Rest { root, link: link? })
+        }
+        None => {
+            kill(instance, &id, None)?;
+            let link = network::down(instance, &id);
+            layers()?;
+            link?;
+            None
+        }
+    };
     network::release(instance, &id, claim)?;
     let parent = open(&instance.containers(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     match container.remove(claim) {
@@ -75,41 +90,34 @@ pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Op
         Err(e) if e.code == Code::Exists => tree::remove(parent.step(step)?.as_fd(), &format!(".rm-{claim}"))?,
         other => other?,
     }
-    if let Some(root) = root {
-        root.let_go();
+    if let Some(rest) = rest {
+        rest.leave();
     }
     Ok(())
 }
 
-/// Ends what runs and takes back its kernel objects; the address stays. `meanwhile` is done while the kernel takes the
-/// network namespace apart. Everything is tried, the first failure returned.
-pub fn end(
-    instance: &Instance,
-    container: &Container,
-    init: Option<OwnedFd>,
-    meanwhile: impl FnOnce() -> Result<(), Error>,
-) -> Result<(), Error> {
-    let id = container.id();
-    // Before the kill: the interface may be gone right after it.
-    let watch = network::Watch::new(instance, id);
+/// Kills what runs, waits for its death, and removes the cgroups. Whatever else is to go waits for this: what lives uses
+/// its files and its address.
+fn kill(instance: &Instance, id: &Id, init: Option<&OwnedFd>) -> Result<(), Error> {
+    let step = || format!("kill the init of {id}");
     let hierarchies = quilt_cgroup::hierarchies(instance, id)?;
-    if let Some(init) = &init {
+    if let Some(init) = init {
+        // In case it is in no cgroup of ours.
         let _ = sys::pidfd_send_signal(init.as_fd(), Signal::SIGKILL);
     }
-    let killed = leaf::kill_all(&hierarchies, KILL_LIMIT).and_then(|()| match &init {
-        Some(init) => match wait_dead(init, KILL_LIMIT) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::new(Code::Timeout, format!("kill the init of {id}"), "it still lives")),
-            Err(e) => Err(Error::os(format!("kill the init of {id}"), e)),
-        },
-        None => Ok(()),
-    });
-    // What lives still uses its files and its address.
-    killed?;
-    let cgroups = leaf::remove_all(&hierarchies);
-    let files = meanwhile();
-    let links = watch.and_then(|watch| watch.gone(instance, id));
-    cgroups.and(files).and(links)
+    leaf::kill_all(&hierarchies, KILL_LIMIT)?;
+    if let Some(init) = init
+        && !wait_dead(init, KILL_LIMIT).step(step)?
+    {
+        return Err(Error::new(Code::Timeout, step(), "it still lives"));
+    }
+    leaf::remove_all(&hierarchies)
+}
+
+/// Ends what runs and takes back its kernel objects; files and address stay.
+pub fn end(instance: &Instance, id: &Id, init: Option<&OwnedFd>) -> Result<(), Error> {
+    kill(instance, id, init)?;
+    network::down(instance, id)
 }
 
 /// Undoes what a pipeline did under `claim`: a container that it was creating is removed, one that it was starting is a
@@ -143,7 +151,7 @@ fn undo_container(instance: &Instance, container: Container, claim: Claim, force
     match holder.work {
         Work::Settled if !force => Ok(()),
         Work::Starting(_) if !force => {
-            end(instance, &container, init, || Ok(()))?;
+            end(instance, container.id(), init.as_ref())?;
             stop::forget(&container)?;
             Ok(container.set_work(holder.claim, Work::Settled)?)
         }

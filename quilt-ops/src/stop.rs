@@ -38,7 +38,7 @@ pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>) -> anyhow::Re
             init = None;
         }
     }
-    end(instance, &container, init, || Ok(()))?;
+    end(instance, id, init.as_ref())?;
     forget(&container)?;
     if matches!(holder.work, Work::Starting(_)) {
         // Of a start that was killed.
