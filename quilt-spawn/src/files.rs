@@ -54,11 +54,6 @@ pub fn plain_etc(upper: BorrowedFd<'_>, lower: &[OwnedFd]) -> nix::Result<Option
     openat(upper, "etc", DIR | OFlag::O_NOFOLLOW, Mode::empty()).map(Some)
 }
 
-/// `/etc` as the mounted root has it, made if it is not there. Call it before anything is mounted inside.
-pub fn mounted_etc(root: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    directory(root, Path::new("/etc"))
-}
-
 /// Writes a file, over whatever is there but a directory: a link there is replaced, not followed.
 pub fn write(dir: BorrowedFd<'_>, name: &OsStr, text: &str) -> std::io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

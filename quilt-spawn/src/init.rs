@@ -106,6 +106,9 @@ fn live(settings: &Settings, ready: &OwnedFd) -> Result<Option<Busy>, Error> {
 fn start(settings: &Settings) -> Result<(Pid, OwnedFd), Error> {
     let step = "start the command";
     let (output, outlet) = pipe2(OFlag::O_CLOEXEC).map_err(|e| Error::os(step, e))?;
+    // Who is not root opens /dev/stdout anew, too, and that asks for the owner.
+    let owner = nix::unistd::Uid::from_raw(settings.confine.uid);
+    nix::unistd::fchown(&outlet, Some(owner), None).map_err(|e| Error::os(step, e))?;
     let (told, tell) = pipe2(OFlag::O_CLOEXEC).map_err(|e| Error::os(step, e))?;
     let child = sys::fork(0, None, || {
         let failed = become_command(settings, outlet.as_fd());

@@ -105,7 +105,6 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::File { at, inside } => file(job, made, at, inside),
         Step::User(spec) => {
             let user = confine::user::resolve(have(&made.root)?, spec)?;
-            Line::Home(user.home.clone()).send(job.tell).map_err(os)?;
             made.user = Some(user);
             Ok(())
         }
@@ -122,7 +121,7 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::ReadOnly(path) => read_only(made, path),
         Step::Hostname(name) => nix::unistd::sethostname(name).map_err(os),
         Step::Pivot => {
-            namespaces(job)?;
+            tell(job, made)?;
             fchdir(have(&made.root)?).map_err(os)?;
             // The old root ends up on top of the new one, and is what `.` means (pivot_root(2), NOTES).
             pivot_root(".", ".").map_err(os)?;
@@ -169,7 +168,8 @@ fn overlay(job: &Job<'_>, made: &mut Made, work: &Path) -> Result<(), Error> {
     mount(Some("overlay"), job.stage, Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str())).map_err(os)?;
     let root = openat(AT_FDCWD, job.stage, DIR, Mode::empty()).map_err(os)?;
     if made.etc.is_none() && !job.files.is_empty() {
-        let etc = files::mounted_etc(root.as_fd())?;
+        let named = |e: Error| Error { step: "find /etc of the image".to_owned(), ..e };
+        let etc = files::directory(root.as_fd(), Path::new("/etc")).map_err(named)?;
         for (path, text) in job.files {
             files::write(etc.as_fd(), name_in_etc(Path::new(path))?, text).step(|| format!("write {path}"))?;
         }
@@ -336,17 +336,16 @@ fn read_only(made: &Made, path: &Path) -> Result<(), Error> {
 }
 
 /// Tells which namespaces the container has to itself. The last moment at which the host's /proc is there to say.
-fn namespaces(job: &Job<'_>) -> Result<(), Error> {
+fn tell(job: &Job<'_>, made: &Made) -> Result<(), Error> {
     let private = job.want.pid.unwrap_or_default() == Pid::Private;
-    for (name, own) in
-        [("net", job.net.is_some()), ("mnt", true), ("uts", true), ("ipc", true), ("cgroup", true), ("pid", private)]
-    {
-        if own {
-            let inode = stat(format!("/proc/self/ns/{name}").as_str()).map_err(os)?.st_ino;
-            Line::Namespace(name.to_owned(), inode).send(job.tell).map_err(os)?;
-        }
+    let own =
+        [("net", job.net.is_some()), ("mnt", true), ("uts", true), ("ipc", true), ("cgroup", true), ("pid", private)];
+    let mut lines = vec![Line::Home(made.user.as_ref().ok_or_else(missing)?.home.clone())];
+    for (name, _) in own.iter().filter(|(_, own)| *own) {
+        let inode = stat(format!("/proc/self/ns/{name}").as_str()).map_err(os)?.st_ino;
+        lines.push(Line::Namespace((*name).to_owned(), inode));
     }
-    Ok(())
+    Line::send_all(&lines, job.tell).map_err(os)
 }
 
 /// Lets go of the caller: its session, its terminal, its descriptors.

@@ -23,8 +23,17 @@ pub enum Line {
 impl Line {
     /// Sends the line, whole or not at all (it is shorter than PIPE_BUF).
     pub fn send(&self, pipe: impl AsFd) -> nix::Result<()> {
+        write(pipe, self.text().as_bytes()).map(drop)
+    }
+
+    /// Sends several at once: every write wakes the reader.
+    pub fn send_all(lines: &[Line], pipe: impl AsFd) -> nix::Result<()> {
+        write(pipe, lines.iter().map(Line::text).collect::<String>().as_bytes()).map(drop)
+    }
+
+    fn text(&self) -> String {
         let plain = |text: &str| text.replace(['\t', '\n'], " ").chars().take(1000).collect::<String>();
-        let text = match self {
+        match self {
             Line::Namespace(name, inode) => format!("namespace\t{name}\t{inode}\n"),
             Line::Home(home) => format!("home\t{}\n", plain(home)),
             Line::Ready => "ready\n".to_owned(),
@@ -32,8 +41,7 @@ impl Line {
                 let (step, message) = (plain(step), plain(message));
                 format!("failed\t{}\t{}\t{step}\t{message}\n", code.as_str(), errno.unwrap_or(0))
             }
-        };
-        write(pipe, text.as_bytes()).map(drop)
+        }
     }
 
     /// Reads a line back, without its line feed.
@@ -70,7 +78,8 @@ mod tests {
             Line::Failed(Error::new(Code::Invalid, "", "no")),
             Line::Ready,
         ];
-        for line in &lines {
+        Line::send_all(&lines[..2], &tell)?;
+        for line in &lines[2..] {
             line.send(&tell)?;
         }
         drop(tell);
