@@ -9,6 +9,7 @@
 //! Leaves are made in the order of the hierarchies and removed in the opposite one, so whoever made the first directory
 //! of a name owns the name in all of them.
 
+mod kill;
 mod tree;
 
 use std::io;
@@ -25,7 +26,8 @@ use crate::error::{Code, Error, Step};
 use crate::have::Hierarchy;
 use crate::sys;
 
-pub use tree::{kill_all, list, remove_all};
+pub use kill::kill_all;
+pub use tree::{list, remove_all};
 
 /// The pid that a numbered leaf's maker had is its number modulo this (the kernel's PID_MAX_LIMIT, `threads.h`).
 const PID_LIMIT: u64 = 1 << 22;
@@ -185,7 +187,7 @@ impl Leaf {
     pub fn kill(&self, limit: Duration) -> Result<(), Error> {
         let dirs = self.parts.iter().map(|p| tree::Dir::open(p.version, &p.path));
         let dirs = dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()?;
-        tree::kill(&dirs, Instant::now() + limit, &self.name)
+        kill::kill(&dirs, Instant::now() + limit, &self.name)
     }
 
     /// Whether there are processes in the leaf or below it; zombies do not count.

@@ -1,4 +1,4 @@
-//! A cgroup directory and all below it: who is in it, kill them, remove it.
+//! A cgroup directory and all below it: who is in it, and its removal.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -10,21 +10,15 @@ use std::time::{Duration, Instant};
 use nix::dir::{Dir as Entries, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, read, unlinkat, write};
 
+use super::kill::settle;
 use crate::error::{Code, Error, Step};
 use crate::have::Hierarchy;
-use crate::process::poll_timeout;
-use crate::sys;
 
 /// How deep cgroups below a leaf are followed; each level holds a descriptor.
 const DEPTH: u32 = 200;
-
-/// How many processes are waited for one by one; past that, only for the cgroup to become empty.
-const WATCHED: usize = 64;
 
 /// How long the removal waits for processes that are past everything but their own end.
 const DYING: Duration = Duration::from_millis(500);
@@ -32,9 +26,9 @@ const DYING: Duration = Duration::from_millis(500);
 /// A cgroup directory, open.
 #[derive(Debug)]
 pub(super) struct Dir {
-    version: u8,
-    path: PathBuf,
-    fd: OwnedFd,
+    pub(super) version: u8,
+    pub(super) path: PathBuf,
+    pub(super) fd: OwnedFd,
 }
 
 impl Dir {
@@ -59,7 +53,7 @@ impl Dir {
         }
     }
 
-    fn says_populated(&self, events: &File) -> Result<bool, Error> {
+    pub(super) fn says_populated(&self, events: &File) -> Result<bool, Error> {
         let mut text = [0u8; 128];
         match events.read_at(&mut text, 0) {
             Ok(n) => Ok(!text[..n].windows(11).any(|w| w == b"populated 0")),
@@ -78,7 +72,7 @@ impl Dir {
     }
 
     /// Writes to one of its files; false if there is no such file.
-    fn write(&self, file: &str, text: &str) -> Result<bool, Error> {
+    pub(super) fn write(&self, file: &str, text: &str) -> Result<bool, Error> {
         let step = || format!("write {text} to {}", self.path.join(file).display());
         match openat(&self.fd, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
             Ok(fd) => write(&fd, text.as_bytes()).map(|_| true).step(step),
@@ -88,130 +82,13 @@ impl Dir {
     }
 
     /// Holds everything in it still, so that nothing forks faster than it is killed; false if this hierarchy cannot.
-    fn freeze(&self, on: bool) -> Result<bool, Error> {
+    pub(super) fn freeze(&self, on: bool) -> Result<bool, Error> {
         match (self.version, on) {
             (1, true) => self.write("freezer.state", "FROZEN"),
             (1, false) => self.write("freezer.state", "THAWED"),
             (_, on) => self.write("cgroup.freeze", if on { "1" } else { "0" }),
         }
     }
-}
-
-/// Kills everything in the trees, which are the directories of one cgroup in several hierarchies.
-pub(super) fn kill(dirs: &[Dir], deadline: Instant, what: &str) -> Result<(), Error> {
-    if kill_at_once(dirs, deadline, what)? {
-        return Ok(());
-    }
-    let Some(judge) = dirs.iter().find(|d| d.version == 2).or(dirs.first()) else { return Ok(()) };
-    let mut freezer = None;
-    for dir in dirs.iter().rev() {
-        if dir.freeze(true)? {
-            freezer = Some(dir);
-            break;
-        }
-    }
-    loop {
-        let signalled = signal_all(judge);
-        // The v1 freezer delivers no signal to who is frozen, not even this one.
-        if let Some(freezer) = freezer {
-            freezer.freeze(false)?;
-        }
-        let dying = signalled?;
-        if dying.is_empty() && !judge.populated()? {
-            return Ok(());
-        }
-        if !wait_each(&dying, None, deadline)? || Instant::now() >= deadline {
-            return Err(outlived(what));
-        }
-        // Whoever was forked before the freeze took hold is listed now.
-        if let Some(freezer) = freezer {
-            freezer.freeze(true)?;
-        }
-    }
-}
-
-/// Kills by cgroup.kill (Linux 5.14, v2); false if there is no such file.
-fn kill_at_once(dirs: &[Dir], deadline: Instant, what: &str) -> Result<bool, Error> {
-    match dirs.iter().find(|d| d.version == 2) {
-        Some(unified) if unified.write("cgroup.kill", "1")? => {
-            if settle(unified, deadline)? {
-                Ok(true)
-            } else {
-                Err(outlived(what))
-            }
-        }
-        _ => Ok(false),
-    }
-}
-
-fn outlived(what: &str) -> Error {
-    Error::new(Code::Timeout, format!("kill the processes of the cgroup {what}"), "some still live")
-}
-
-/// Sends SIGKILL to everything in the tree, and returns pidfds to wait for. A pid that was reused between the listing
-/// and the pidfd is not hit: only who is still listed once its pidfd is open can be meant.
-fn signal_all(dir: &Dir) -> Result<Vec<OwnedFd>, Error> {
-    let opened: Vec<(i32, OwnedFd)> =
-        dir.pids()?.into_iter().filter_map(|pid| Some((pid, sys::pidfd_open(pid).ok()?))).collect();
-    if opened.is_empty() {
-        return Ok(Vec::new());
-    }
-    let still = dir.pids()?;
-    let mut dying = Vec::with_capacity(opened.len());
-    for (pid, pidfd) in opened {
-        if still.contains(&pid) && sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL).is_ok() {
-            dying.push(pidfd);
-        }
-    }
-    Ok(dying)
-}
-
-/// Waits until the v2 tree has no process; false at the deadline.
-///
-/// The event for that (`populated` of cgroup.events, cgroups(7)) comes at most once in 10 ms, so up to that much late.
-/// The processes' own ends are not held back: wait for both, and ask again.
-fn settle(dir: &Dir, deadline: Instant) -> Result<bool, Error> {
-    let step = || format!("read {}", dir.path.join("cgroup.events").display());
-    let events = openat(&dir.fd, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-    let events = File::from(events.step(step)?);
-    while dir.says_populated(&events)? {
-        let dying: Vec<OwnedFd> =
-            dir.pids()?.iter().take(WATCHED).filter_map(|pid| sys::pidfd_open(*pid).ok()).collect();
-        // The last one may have ended since the first look, and its event be held back.
-        if dying.is_empty() && !dir.says_populated(&events)? {
-            break;
-        }
-        if !wait_each(&dying, Some(events.as_fd()), deadline)? {
-            return Ok(!dir.says_populated(&events)?);
-        }
-    }
-    Ok(true)
-}
-
-/// Waits until all of `dying` are dead, or `events` (of which the current state was read) changes; false at the deadline.
-fn wait_each(dying: &[OwnedFd], events: Option<BorrowedFd<'_>>, deadline: Instant) -> Result<bool, Error> {
-    let mut left: Vec<BorrowedFd<'_>> = dying.iter().map(AsFd::as_fd).collect();
-    while !left.is_empty() || (dying.is_empty() && events.is_some()) {
-        let mut polled: Vec<PollFd<'_>> = left.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        polled.extend(events.map(|fd| PollFd::new(fd, PollFlags::POLLPRI)));
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        match poll(&mut polled, poll_timeout(remaining)) {
-            Ok(0) if remaining.is_zero() => return Ok(false),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(Error::os("wait for processes to end", e)),
-        }
-        let fired = |p: &PollFd<'_>| p.revents().is_some_and(|r| !r.is_empty());
-        if events.is_some() && polled.last().is_some_and(fired) {
-            return Ok(true);
-        }
-        let ended: Vec<bool> = polled.iter().map(fired).collect();
-        let mut at = 0;
-        left.retain(|_| {
-            at += 1;
-            !ended[at - 1]
-        });
-    }
-    Ok(true)
 }
 
 /// Removes the directory and all below it; false if a live process is in there.
@@ -327,23 +204,6 @@ pub fn list(hierarchies: &[Hierarchy]) -> Result<Vec<String>, Error> {
     let Some(dir) = Dir::open(first.version, &first.path)? else { return Ok(Vec::new()) };
     let names = below(dir.fd.as_fd()).step(|| format!("list the cgroup {}", first.path.display()))?;
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
-}
-
-/// Kills everything in the container's directories and returns when all of it is dead; `timeout` if it is not by `limit`.
-pub fn kill_all(hierarchies: &[Hierarchy], limit: Duration) -> Result<(), Error> {
-    let deadline = Instant::now() + limit;
-    let what = hierarchies.first().map(|h| h.path.display().to_string()).unwrap_or_default();
-    let open = |version| {
-        let dirs = hierarchies.iter().filter(move |h| h.version == version).map(|h| Dir::open(h.version, &h.path));
-        dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()
-    };
-    let mut dirs = open(2)?;
-    // With cgroup.kill the others need not be opened: whoever is in them is in this one.
-    if !kill_at_once(&dirs, deadline, &what)? {
-        dirs.extend(open(1)?);
-        kill(&dirs, deadline, &what)?;
-    }
-    Ok(())
 }
 
 /// Removes the container's directories in every hierarchy; `busy` if a live process is in one. Ones that are gone
