@@ -144,7 +144,7 @@ fn undo_container(instance: &Instance, container: Container, claim: Claim, force
         other => other?,
     }
     let holder = container.holder()?;
-    if !is_ours(&holder.work, holder.claim, claim) {
+    if !is_ours(&holder.work, holder.claim, claim, wrapper()) {
         return Ok(());
     }
     let init = state::init(&container)?;
@@ -162,16 +162,22 @@ fn undo_container(instance: &Instance, container: Container, claim: Claim, force
     }
 }
 
-/// Whether the claim is the one meant, or the container is in the hands of the wrapper that this process belongs to: a
-/// start works under the claim that the container has had all along.
-fn is_ours(work: &Work, has: Claim, claim: Claim) -> bool {
-    let wrapper = || std::env::var("QUILT_PIPE").ok().and_then(|pid| pid.parse::<i32>().ok());
+/// Whether what is being done is what is to be undone. A create has a claim of its own. A start works under the claim
+/// that the container has had all along, so the wrapper tells one from another; it may be dead by now, where the claim
+/// is given, and must live where it alone decides.
+fn is_ours(work: &Work, has: Claim, claim: Claim, wrapper: Option<i32>) -> bool {
     match work {
-        Work::Creating(maker) | Work::Starting(maker) => {
-            has == claim || wrapper().is_some_and(|pid| pid == maker.pid && maker.alive())
+        Work::Creating(maker) => has == claim || (wrapper == Some(maker.pid) && maker.alive()),
+        Work::Starting(maker) => {
+            wrapper.is_none_or(|pid| pid == maker.pid) && (has == claim || (wrapper.is_some() && maker.alive()))
         }
-        _ => has == claim,
+        Work::Settled | Work::Removing => has == claim,
     }
+}
+
+/// The wrapper of the pipeline that this process belongs to.
+fn wrapper() -> Option<i32> {
+    std::env::var("QUILT_PIPE").ok()?.parse().ok()
 }
 
 fn find(instance: &Instance, claim: Claim, id: Option<&Id>) -> Result<Option<Container>, Error> {
@@ -185,7 +191,7 @@ fn find(instance: &Instance, claim: Claim, id: Option<&Id>) -> Result<Option<Con
     };
     for id in ids {
         match Container::open(instance, id) {
-            Ok(container) if container.holder().is_ok_and(|h| is_ours(&h.work, h.claim, claim)) => {
+            Ok(container) if container.holder().is_ok_and(|h| is_ours(&h.work, h.claim, claim, wrapper())) => {
                 return Ok(Some(container));
             }
             Ok(_) => {}
@@ -200,4 +206,32 @@ fn find(instance: &Instance, claim: Claim, id: Option<&Id>) -> Result<Option<Con
 pub fn after(limit: Duration) -> Instant {
     // A limit beyond what the clock holds is none.
     Instant::now().checked_add(limit).unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quilt_record::ProcessId;
+
+    #[test]
+    fn a_start_is_undone_by_its_own_wrapper_only() -> std::io::Result<()> {
+        let (claim, other) = (Claim::generate(), Claim::generate());
+        let me = ProcessId::of(std::process::id() as i32)?;
+        let dead = ProcessId { start: me.start + 1, ..me.clone() };
+        let mine = Some(me.pid);
+        let starting = Work::Starting(me.clone());
+        assert!(is_ours(&starting, claim, claim, mine));
+        assert!(is_ours(&starting, claim, claim, None));
+        assert!(is_ours(&starting, claim, other, mine));
+        assert!(!is_ours(&starting, claim, claim, Some(1)));
+        assert!(!is_ours(&starting, claim, other, None));
+        // The wrapper was killed, and the stage that noticed undoes.
+        assert!(is_ours(&Work::Starting(dead.clone()), claim, claim, mine));
+        assert!(!is_ours(&Work::Starting(dead.clone()), claim, other, mine));
+        // A create that lost the race for the name undoes nothing of the winner's.
+        assert!(!is_ours(&Work::Creating(me), claim, other, Some(1)));
+        assert!(is_ours(&Work::Creating(dead), claim, claim, Some(1)));
+        assert!(!is_ours(&Work::Settled, claim, other, mine));
+        Ok(())
+    }
 }
