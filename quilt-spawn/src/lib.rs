@@ -19,10 +19,12 @@ mod want;
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Code, Error, Instance, have};
+use quilt_record::{Code, Error, Id, Instance, Record, have};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use masks::Present;
 use plan::{Input, plan};
@@ -133,10 +135,26 @@ fn guess(
         work: container.join("work"),
         container,
         net,
-        hierarchies: cgroup.map(|c| c.hierarchies).unwrap_or_default(),
+        hierarchies: match cgroup {
+            Some(cgroup) => cgroup.hierarchies,
+            None => planned_hierarchies(context.record, id)?,
+        },
         files,
         hostname,
         present: Present::look(),
         want: context.want.clone(),
     })
+}
+
+/// The container's directories as the plan of quilt-cgroup, which came before in the same dry run, has them.
+fn planned_hierarchies(record: &Record, id: &Id) -> Result<Vec<have::Hierarchy>, Error> {
+    let section = record.section::<IgnoredAny, IgnoredAny>("cgroup")?;
+    let plan = section.and_then(|section| section.plan).unwrap_or_default();
+    let made = plan.iter().filter_map(|line| line.strip_prefix("mkdir ")).map(PathBuf::from);
+    let own = made.filter(|path| path.file_name().is_some_and(|name| name == id.as_str()));
+    let version = |path: &Path| {
+        let there = path.ancestors().find_map(|dir| statfs(dir).ok());
+        if there.is_some_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) { 2 } else { 1 }
+    };
+    Ok(own.map(|path| have::Hierarchy { version: version(&path), controllers: String::new(), path }).collect())
 }
