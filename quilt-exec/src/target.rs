@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use quilt_record::confine::{Confine, user};
 use quilt_record::have::{Cgroup, Spawn};
 use quilt_record::process::boot_id;
-use quilt_record::{Code, Container, Error, Id, Instance, Step};
+use quilt_record::{Code, Container, Error, Id, Instance, Record, Step};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -53,14 +53,22 @@ impl Target {
     /// Finds the container and its living init. Fails with `not_found` if there is no such container or it is not
     /// running. From here on the calling process is not dumpable: nobody inside may look into it (CVE-2016-9962).
     pub fn open(instance: &Instance, id: &Id) -> Result<Target, Error> {
-        quilt_record::sys::set_dumpable(false).step(|| "become undumpable")?;
         let container = Container::open(instance, id)?;
-        let spawn: Option<Section<Spawn>> = section(&container, "spawn")?;
+        let Section { want, have } = section(&container, "spawn")?.ok_or_else(|| not_running(id))?;
         let cgroup: Option<Section<Cgroup>> = section(&container, "cgroup")?;
+        Target::new(id, want, have, cgroup.and_then(|s| s.have))
+    }
+
+    /// The same by a record at hand.
+    pub fn of(id: &Id, record: &Record) -> Result<Target, Error> {
+        Target::new(id, record.want("spawn")?, record.have("spawn")?, record.have("cgroup")?)
+    }
+
+    fn new(id: &Id, want: Asked, spawn: Option<Spawn>, cgroup: Option<Cgroup>) -> Result<Target, Error> {
+        quilt_record::sys::set_dumpable(false).step(|| "become undumpable")?;
         let stopped = || not_running(id);
-        let Section { want, have } = spawn.ok_or_else(stopped)?;
-        let spawn = have.ok_or_else(stopped)?;
-        let cgroup = cgroup.and_then(|s| s.have).filter(|c| c.boot == boot_id()).ok_or_else(stopped)?;
+        let spawn = spawn.ok_or_else(stopped)?;
+        let cgroup = cgroup.filter(|c| c.boot == boot_id()).ok_or_else(stopped)?;
         let pidfd = spawn.init.open().step(|| format!("look at the init of {id}"))?.ok_or_else(stopped)?;
         let own_home = want.env.iter().any(|e| e == "HOME" || e.starts_with("HOME="));
         Ok(Target { id: id.clone(), spawn, cgroup, pidfd, user: want.user, workdir: want.workdir, own_home })

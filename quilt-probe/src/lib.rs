@@ -9,20 +9,95 @@
 //! The hard thing is to wait for everything at once: for the thing looked at, for the container's death, for a signal and
 //! for the deadline. There is no sleep and no polling in it; see `watch.rs`.
 
+mod entered;
+mod health;
+mod inside;
+mod look;
+mod netlink;
+mod network;
+mod plan;
+mod report;
 mod want;
+mod watch;
 
+use quilt_record::claim::Work;
 use quilt_record::have::Probe;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Claim, Id, Instance};
+use quilt_record::{Claim, Error, Id, Instance, signals};
 
+pub use inside::{MODE, inside};
 pub use want::Want;
+
+use entered::Entered;
+use report::Report;
+use watch::Watch;
 
 /// The stage. It looks again however often it has looked before.
 pub const STAGE: Stage<Want, Probe> = Stage { name: "probe", act, undo, again: true };
 
 fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Probe>> {
-    context.want.check()?;
-    Ok(Outcome::Plan(Vec::new()))
+    let want = context.want;
+    want.check()?;
+    let Some(container) = context.container else {
+        let steps = plan::plan(context.record, want)?;
+        if context.record.get("dry_run")?.unwrap_or(false) {
+            plan::print(context.record, &steps)?;
+        }
+        return Ok(Outcome::Plan(steps));
+    };
+    // A caller that was killed, for one, is no verdict on the container.
+    signals::check()?;
+    let (have, refusal) = examine(context)?;
+    match refusal {
+        None => Ok(Outcome::Done(have)),
+        // Of a container that is being made nothing is left, unless it is wanted; one that was there stays.
+        Some(error) if want.keep_failed || container.holder()?.work == Work::Settled => Ok(Outcome::Kept(have, error)),
+        Some(error) => Err(error.into()),
+    }
+}
+
+/// Goes through the phases up to the first that says no.
+fn examine(context: &Context<'_, Want>) -> Result<(Probe, Option<Error>), Error> {
+    let (record, want) = (context.record, context.want);
+    let mut report = Report::new(context.container, want.overall());
+    let Some(target) = report.phase("process", |evidence| look::process(&context.id, record, evidence))? else {
+        return Ok(report.have());
+    };
+    let watch = Watch::new(&target.pidfd, report.overall())?;
+    let asked = look::asked(record)?;
+    if report.phase("namespaces", |evidence| look::namespaces(&target, &asked, evidence))?.is_none() {
+        return Ok(report.have());
+    }
+    let check = want.command()?;
+    let entered = report
+        .phase("exec", |evidence| Entered::enter(context.instance, &target, &watch, check.is_some(), evidence))?;
+    let Some(entered) = entered else { return Ok(report.have()) };
+    let mut entered = Some(entered);
+    let rest = rest(context, &mut report, &target, &watch, check.as_deref(), &mut entered);
+    let left = entered.map_or(Ok(()), Entered::leave);
+    rest?;
+    left?;
+    Ok(report.have())
+}
+
+/// The phases that come while a process of ours is inside.
+fn rest(
+    context: &Context<'_, Want>,
+    report: &mut Report<'_>,
+    target: &quilt_exec::Target,
+    watch: &Watch<'_>,
+    check: Option<&[String]>,
+    entered: &mut Option<Entered>,
+) -> Result<(), Error> {
+    let record = context.record;
+    if report.phase("network", |evidence| network::look(record, target, watch, evidence))?.is_none() {
+        return Ok(());
+    }
+    let Some(words) = check else { return Ok(()) };
+    report.phase("health", |evidence| {
+        health::look(context.instance, target, watch, context.want, words, entered, evidence)
+    })?;
+    Ok(())
 }
 
 /// Nothing is left of a look.

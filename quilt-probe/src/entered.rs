@@ -1,0 +1,249 @@
+//! The exec phase: one process inside, which proves that programs run there, and then runs the health check.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{pipe2, read};
+use quilt_exec::{Guard, Program, Running, Stdio, Target};
+use quilt_record::{Error, Instance, Step, readonly, sys};
+
+use crate::inside::MODE;
+use crate::look::inode;
+use crate::report::Evidence;
+use crate::watch::{Event, Stop, Watch, no};
+
+/// How long the exec phase may take.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// How long what a check started may take to die.
+const KILL: Duration = Duration::from_secs(5);
+
+/// How much of a check's output is kept, in bytes: docker's number.
+pub(crate) const OUTPUT_MAX: usize = 4096;
+
+/// A process of ours inside the container.
+pub(crate) struct Entered {
+    running: Running,
+    socket: UnixStream,
+    output: OwnedFd,
+    guard: Option<Guard>,
+    /// Whether it has run anything that may have left something running.
+    used: bool,
+}
+
+/// How a try of a check went.
+#[derive(Debug, Default)]
+pub(crate) struct Try {
+    /// The exit status; `None` if it took too long and was killed.
+    pub(crate) status: Option<u8>,
+    /// The end of what it printed.
+    pub(crate) output: Vec<u8>,
+    /// How much it printed, in bytes.
+    pub(crate) printed: u64,
+}
+
+impl Entered {
+    /// Enters, and proves it: a nonce comes back from a process whose namespaces are the init's and whose cgroup, seen
+    /// from outside, is a leaf of the container's. `guarded`: something will be run there.
+    pub(crate) fn enter(
+        instance: &Instance,
+        target: &Target,
+        watch: &Watch<'_>,
+        guarded: bool,
+        evidence: &mut Evidence,
+    ) -> Result<Entered, Stop> {
+        let deadline = watch.deadline(LIMIT);
+        let (confine, home) = target.confinement(None).map_err(Stop::Failed)?;
+        let program = Program {
+            argv: [c"quilt-probe".to_owned(), CString::new(MODE).unwrap_or_default()].to_vec(),
+            image: Some(readonly::tool(instance, "quilt-probe")?),
+            env: target.environment(home, &[])?,
+            workdir: target.workdir(None)?,
+            confine,
+        };
+        let step = || "prepare to enter the container";
+        let (socket, theirs) = sys::socket_pair().step(step)?;
+        let (output, stdout) = pipe2(OFlag::O_CLOEXEC).step(step)?;
+        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).step(step)?;
+        let stderr = Some(stdout.try_clone().step(step)?);
+        let stdio = Stdio { stdin: Some(theirs), stdout: Some(stdout), stderr, terminal: None };
+        let running = target.enter(&program, stdio).map_err(Stop::Failed)?;
+        let mut entered = Entered { running, socket: socket.into(), output, guard: None, used: false };
+        match entered.prove(target, watch, &program, guarded, deadline, evidence) {
+            Ok(()) => Ok(entered),
+            Err(stop) => {
+                entered.used = true;
+                let _ = entered.leave();
+                Err(stop)
+            }
+        }
+    }
+
+    fn prove(
+        &mut self,
+        target: &Target,
+        watch: &Watch<'_>,
+        program: &Program,
+        guarded: bool,
+        deadline: Instant,
+        evidence: &mut Evidence,
+    ) -> Result<(), Stop> {
+        if guarded {
+            self.guard = Some(Guard::post(&self.running.leaf)?);
+        }
+        self.running.release();
+        let nonce = sys::random_u128().to_ne_bytes();
+        // If nobody is there to read it, the answer will be missing.
+        let _ = self.socket.write_all(&nonce);
+        let mut answer = [0u8; 16];
+        match watch.wait(&[self.socket.as_fd()], deadline)? {
+            Event::Ready(_) => {}
+            Event::Late => return Err(no(format!("no answer from inside within {}", seconds(LIMIT)))),
+        }
+        if self.socket.read_exact(&mut answer).is_err() {
+            // It ended. Either it could not start, and says why, or it was killed.
+            self.running.started(target, program).map_err(|failed| Stop::Failed(failed.error))?;
+            watch.check()?;
+            return Err(no(format!("the process inside ended with status {}", self.running.reap())));
+        }
+        if answer != nonce {
+            return Err(no("what came back from inside is not what was sent there"));
+        }
+        evidence.note("nonce", format!("{:032x}", u128::from_be_bytes(nonce)));
+        let pid = self.running.child.pid.to_string();
+        evidence.note("pid", self.running.child.pid);
+        let init = target.spawn.init.pid.to_string();
+        for (name, _) in &target.spawn.namespaces {
+            if inode(&pid, name)? != inode(&init, name)? {
+                return Err(no(format!("a command's {name} namespace is not the container's")));
+            }
+        }
+        evidence.note("namespaces", "as the init's");
+        let path = format!("/proc/{pid}/cgroup");
+        let cgroups = fs::read_to_string(&path).step(|| format!("read {path}"))?;
+        for hierarchy in &target.cgroup.hierarchies {
+            let leaf = hierarchy.path.join(self.running.leaf.name());
+            if !is_in(&cgroups, &hierarchy.controllers, &leaf) {
+                return Err(no(format!("a command is not in the cgroup {}", leaf.display())));
+            }
+        }
+        evidence.note("cgroup", self.running.leaf.name());
+        Ok(())
+    }
+
+    /// Runs a command inside once, for at most `limit`. If it takes longer, all that it started is killed, and the
+    /// process inside with it: enter anew for another try.
+    pub(crate) fn run(&mut self, words: &[String], limit: Duration, watch: &Watch<'_>) -> Result<Try, (Stop, Try)> {
+        self.used = true;
+        let deadline = Instant::now() + limit;
+        let mut seen = Try::default();
+        let text = serde_json::to_vec(words).unwrap_or_default();
+        let request = [&(text.len() as u32).to_le_bytes()[..], &text].concat();
+        let mut open = true;
+        if let Err(e) = self.socket.write_all(&request).step(|| "ask for the health check") {
+            return Err((watch.check().err().unwrap_or(Stop::Broken(e)), seen));
+        }
+        loop {
+            let fds = [self.socket.as_fd(), self.output.as_fd()];
+            match watch.wait(&fds[..if open { 2 } else { 1 }], deadline) {
+                Ok(Event::Ready(0)) => {
+                    let mut status = [0u8; 1];
+                    let answered = self.socket.read_exact(&mut status).is_ok();
+                    // What it wrote before it ended, and no more: what it left running may go on writing.
+                    let held = sys::readable_bytes(self.output.as_fd()).unwrap_or(0);
+                    let _ = self.drain(held, &mut seen);
+                    if answered {
+                        seen.status = Some(status[0]);
+                        return Ok(seen);
+                    }
+                    let stop = watch.check().err().unwrap_or_else(|| no("the check killed the process that ran it"));
+                    return Err((stop, seen));
+                }
+                Ok(Event::Ready(_)) => open = self.drain(64 << 10, &mut seen),
+                Ok(Event::Late) => return Ok(seen),
+                Err(stop) => return Err((stop, seen)),
+            }
+        }
+    }
+
+    /// Takes up to `most` bytes of output; false at its end.
+    fn drain(&self, most: usize, seen: &mut Try) -> bool {
+        let mut buffer = [0u8; 16 << 10];
+        let mut left = most;
+        while left > 0 {
+            let part = left.min(buffer.len());
+            match read(&self.output, &mut buffer[..part]) {
+                Ok(0) => return false,
+                Ok(n) => {
+                    left -= n;
+                    seen.printed += n as u64;
+                    seen.output.extend_from_slice(&buffer[..n]);
+                    let over = seen.output.len().saturating_sub(OUTPUT_MAX);
+                    seen.output.drain(..over);
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+
+    /// Ends the process inside and all that it started, and removes their cgroup.
+    pub(crate) fn leave(self) -> Result<(), Error> {
+        let Entered { running, socket, guard, used, .. } = self;
+        drop(socket);
+        let ended = if used {
+            running.kill(KILL)
+        } else {
+            // It is on its way out; there is nobody else.
+            running.reap();
+            running.leaf.remove().map(drop)
+        };
+        if let Some(guard) = guard {
+            guard.dismiss();
+            guard.reap();
+        }
+        ended
+    }
+}
+
+/// Whether the lines of `/proc/PID/cgroup` put a process into `leaf` in the hierarchy of those controllers. The path in
+/// there is relative to the mount or to the cgroup namespace's root; `leaf` ends with it.
+fn is_in(cgroups: &str, controllers: &str, leaf: &Path) -> bool {
+    let line = cgroups.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    });
+    let own =
+        line.filter(|(names, _)| names.strip_prefix("name=").unwrap_or(names) == controllers || *names == controllers);
+    let mut own = own.map(|(_, path)| path.trim_start_matches('/'));
+    own.any(|path| !path.is_empty() && leaf.ends_with(path))
+}
+
+/// A number of seconds, for a person.
+pub(crate) fn seconds(limit: Duration) -> String {
+    quilt_record::units::Span(limit).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_are_compared_by_their_ends() {
+        let seen = "5:memory:/quilt/web/x-7\n4:cpu,cpuacct:/quilt/web/x-7\n1:pids:/\n0::/quilt/web/x-7\n";
+        let leaf = |mount: &str| Path::new(mount).join("quilt/web/x-7");
+        assert!(is_in(seen, "memory", &leaf("/sys/fs/cgroup/memory")));
+        assert!(is_in(seen, "cpu,cpuacct", &leaf("/sys/fs/cgroup/cpu,cpuacct")));
+        assert!(is_in(seen, "", &leaf("/sys/fs/cgroup/unified")));
+        assert!(!is_in(seen, "pids", &leaf("/sys/fs/cgroup/pids")));
+        assert!(!is_in(seen, "memory", Path::new("/sys/fs/cgroup/memory/quilt/web/x-77")));
+    }
+}

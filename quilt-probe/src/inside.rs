@@ -1,0 +1,61 @@
+//! The other side of the exec phase: what `quilt-probe` does as a process of the container's. It needs nothing of the
+//! image: no shell, no library, no file.
+//!
+//! It talks over its standard input, a socket: it sends back the sixteen bytes of a nonce; then for every command that it
+//! is sent (length in four bytes, little end first; a JSON array of words) one byte, the exit status. Output goes to its
+//! own standard output, a pipe. It ends when the socket does.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+
+use quilt_record::sys;
+
+/// The word that makes `quilt-probe` this.
+pub const MODE: &str = "--inside";
+
+/// The longest command, in bytes.
+const COMMAND_MAX: u32 = 1 << 20;
+
+/// Runs until the socket ends; the exit status.
+pub fn inside() -> u8 {
+    // Others inside are the same user and could otherwise look into it by ptrace(2).
+    let _ = sys::set_dumpable(false);
+    match sys::duplicate_number(0).and_then(|fd| serve(fd.into())) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn serve(mut socket: UnixStream) -> io::Result<()> {
+    let mut nonce = [0u8; 16];
+    socket.read_exact(&mut nonce)?;
+    socket.write_all(&nonce)?;
+    let mut length = [0u8; 4];
+    while socket.read_exact(&mut length).is_ok() {
+        let length = u32::from_le_bytes(length).min(COMMAND_MAX);
+        let mut text = Vec::new();
+        (&mut socket).take(length.into()).read_to_end(&mut text)?;
+        let words: Vec<String> = serde_json::from_slice(&text).map_err(io::Error::other)?;
+        socket.write_all(&[run(&words)])?;
+    }
+    Ok(())
+}
+
+/// Runs a command as `quilt-exec` does, and says in its output why it could not.
+fn run(words: &[String]) -> u8 {
+    let [name, rest @ ..] = words else { return 127 };
+    match Command::new(name).args(rest).stdin(Stdio::null()).status() {
+        Ok(status) => status_of(status),
+        Err(e) => {
+            let why = nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or_default()).desc();
+            let _ = writeln!(io::stderr(), "run {name}: {why}");
+            if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+        }
+    }
+}
+
+fn status_of(status: ExitStatus) -> u8 {
+    status.code().map_or_else(|| 128u8.saturating_add(status.signal().unwrap_or(0) as u8), |code| code as u8)
+}

@@ -1,0 +1,88 @@
+//! The first two phases: the process, the namespaces.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use quilt_exec::Target;
+use quilt_record::have::Spawn;
+use quilt_record::process::stat;
+use quilt_record::{Code, Error, Id, Record};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::report::Evidence;
+use crate::watch::{Stop, no};
+
+/// The namespaces that every container has to itself.
+const ALWAYS: [&str; 4] = ["mnt", "uts", "ipc", "cgroup"];
+
+/// What a record asks of its namespaces.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Asked {
+    network: Option<String>,
+    pid: Option<String>,
+}
+
+/// The namespaces that were asked for.
+pub(crate) fn asked(record: &Record) -> Result<Vec<&'static str>, Error> {
+    let net = record.want::<Asked>("netns")?.network;
+    let pid = record.want::<Asked>("spawn")?.pid;
+    let host = |asked: Option<String>| asked.as_deref() == Some("host");
+    let mut names = ALWAYS.to_vec();
+    names.extend((!host(net)).then_some("net"));
+    names.extend((!host(pid)).then_some("pid"));
+    Ok(names)
+}
+
+/// The init lives: its pidfd, its start time, not a zombie.
+pub(crate) fn process(id: &Id, record: &Record, evidence: &mut Evidence) -> Result<Target, Stop> {
+    let spawn: Option<Spawn> = record.have("spawn")?;
+    if let Some(spawn) = &spawn {
+        evidence.note("pid", spawn.init.pid);
+        evidence.note("start", spawn.init.start);
+        if let Ok((state, start)) = stat(spawn.init.pid)
+            && start == spawn.init.start
+        {
+            evidence.note("state", state);
+        }
+    }
+    match (Target::of(id, record), spawn) {
+        (Ok(target), _) => Ok(target),
+        (Err(e), Some(_)) if e.code == Code::NotFound => Err(Stop::Dead),
+        (Err(e), None) if e.code == Code::NotFound => Err(no("the container has no init: it has not been started")),
+        (Err(e), _) => Err(Stop::Broken(e)),
+    }
+}
+
+/// The init is in the namespaces that were made for it, all that were asked for, and none of them is the host's.
+pub(crate) fn namespaces(target: &Target, asked: &[&str], evidence: &mut Evidence) -> Result<(), Stop> {
+    let mut inside = Map::new();
+    let mut wrong = None;
+    for (name, recorded) in &target.spawn.namespaces {
+        let (seen, host) = (inode(&target.spawn.init.pid.to_string(), name)?, inode("self", name)?);
+        inside.insert(name.clone(), Value::from(seen));
+        if seen == host {
+            wrong = wrong.or(Some(format!("its {name} namespace is the host's")));
+        } else if seen != *recorded {
+            wrong = wrong.or(Some(format!("its {name} namespace is {seen}, not {recorded}, which was made for it")));
+        }
+    }
+    let made = |name: &&&str| target.spawn.namespaces.iter().any(|(made, _)| made == **name);
+    if let Some(missing) = asked.iter().find(|name| !made(name)) {
+        wrong = wrong.or(Some(format!("it has no {missing} namespace of its own")));
+    }
+    evidence.note("inodes", inside);
+    wrong.map_or(Ok(()), |wrong| Err(no(wrong)))
+}
+
+/// The inode number of a namespace of a process (namespaces(7)).
+pub(crate) fn inode(pid: &str, name: &str) -> Result<u64, Stop> {
+    let path = format!("/proc/{pid}/ns/{name}");
+    match fs::metadata(&path) {
+        Ok(meta) => Ok(meta.ino()),
+        // The process is gone, as the pidfd will say.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Err(Stop::Dead),
+        Err(e) => Err(Stop::Broken(Error::os(format!("look at {path}"), e))),
+    }
+}
