@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use serde::de::DeserializeOwned;
@@ -41,6 +41,20 @@ pub struct StageArgs {
     /// Change nothing; print the record with the `plan` of this stage, step by step
     #[arg(long, help_heading = "Stage")]
     pub dry_run: bool,
+
+    /// What to print when it is done: the record, or the id alone (only for the last stage)
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, hide = true)]
+    pub answer: Answer,
+}
+
+/// What a stage prints when it is done.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// The record, for the next stage.
+    #[default]
+    Record,
+    /// The container's id, for a person or a script.
+    Id,
 }
 
 /// What a stage's own work gets to see.
@@ -166,17 +180,17 @@ where
     signals::check()?;
     let context = Context { instance: &instance, record, id, claim, container: container.as_ref(), want: &want };
     let outcome = (stage.act)(&context);
-    finish(stage, want, outcome?, container.as_ref(), record, until.as_deref())
+    finish(stage, args, want, outcome?, container.as_ref(), record)
 }
 
 /// Saves the section, settles the claim if this was the last stage, and passes the record on.
 fn finish<W: Serialize, H: Serialize>(
     stage: &Stage<W, H>,
+    args: &StageArgs,
     want: W,
     outcome: Outcome<H>,
     container: Option<&Container>,
     record: &mut Record,
-    until: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
     let (section, refusal) = match outcome {
         Outcome::Done(have) => (Section { want, have: Some(have), plan: None }, None),
@@ -192,9 +206,13 @@ fn finish<W: Serialize, H: Serialize>(
     if let Some(error) = &refusal {
         record.set("error", &error.failure(&tool(stage.name)));
     }
-    print(record)?;
+    match args.answer {
+        Answer::Id if refusal.is_none() => print_text(&format!("{}\n", record.id()?))?,
+        _ => print(record)?,
+    }
     // Settled only once the answer is out: until then a reader that went away undoes it.
-    let last = until.unwrap_or(STAGES[STAGES.len() - 1]);
+    let until: Option<String> = record.get("until")?;
+    let last = until.as_deref().unwrap_or(STAGES[STAGES.len() - 1]);
     if let Some(container) = container
         && pipeline().is_some()
         && last == stage.name
