@@ -23,7 +23,7 @@ fn a_hundred_creates_on_a_cold_machine() {
     let addresses: BTreeSet<String> = outs.iter().map(address).collect();
     assert_eq!(addresses.len(), 100, "an address was given twice");
     let listed = world.quilt(&["ls", "--json"]).ok().objects();
-    assert_eq!(listed.iter().filter(|c| c["state"] == "running").count(), 100);
+    assert_eq!(listed.iter().filter(|c| c["status"] == "running").count(), 100);
     for n in [0, 50, 99] {
         let name = format!("c{n}");
         assert_eq!(world.exec(&name, &["hostname"]), format!("{name}\n"));

@@ -45,11 +45,11 @@ fn session(world: &World, image: &Path, python: bool) {
     world.quilt(&["ls", "--json"]).is(0, "", "");
 }
 
-/// The state that `ls` shows for a container.
+/// The status that `ls` shows for a container.
 pub fn state_of(world: &World, name: &str) -> String {
     let all = world.quilt(&["ls", "--json"]).ok().objects();
     let one = all.iter().find(|c| c["id"] == name).unwrap_or_else(|| panic!("no {name} in {all:?}"));
-    one["state"].as_str().unwrap().to_owned()
+    one["status"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -126,11 +126,11 @@ fn one_after_another_leaves_nothing_between() {
 #[test]
 fn a_container_outlives_its_caller_and_the_terminal() {
     let world = World::new("survives");
-    // `script` gives the create a terminal, and hangs it up at its end.
+    // The terminal is hung up when its only line has ended.
     let quilt = crate::harness::repo().join("scripts/quilt");
     let image = images::busybox();
     let line = format!("{} create {} --name web -- sleep 1000", quilt.display(), image.display());
-    world.run("script", &["-qec", &line, "/dev/null"]).go().ok();
+    world.on_terminal(24, 80, &line).ok();
     world.quilt(&["exec", "web", "echo", "alive"]).is(0, "alive\n", "");
     let init = world.init("web");
     let stat = fs::read_to_string(format!("/proc/{init}/stat")).unwrap();

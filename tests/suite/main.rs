@@ -13,6 +13,7 @@ mod failure;
 mod lifecycle;
 mod netns;
 mod ops;
+mod plan;
 mod probe;
 mod run;
 mod seed;

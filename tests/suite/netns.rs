@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::harness::{Run, World, eventually, images};
 
-fn busybox(args: &[&str]) -> String {
-    Run::new("busybox").args(args).go().ok().stdout
+fn ip(args: &[&str]) -> String {
+    Run::new("ip").args(args).go().ok().stdout
 }
 
 fn link(record: &Value, key: &str) -> String {
@@ -80,7 +80,7 @@ fn what_the_host_has() {
     assert_eq!(world.inventory().of("mounts").len() - cold.of("mounts").len(), grown);
     assert!(!now.of("mounts").iter().any(|m| m.contains("overlay") && m.contains("box")), "{now:?}");
     // The alias says whose it is.
-    let shown = busybox(&["ip", "-d", "link", "show", "dev", &host]);
+    let shown = ip(&["-d", "link", "show", "dev", &host]);
     assert!(shown.contains("alias box"), "{shown}");
     world.quilt(&["rm", "-f", "box", "second"]).ok();
     assert!(!world.inventory().of("links").iter().any(|l| l.ends_with(&host)), "rm returns when the link is gone");
@@ -120,19 +120,19 @@ fn containers_reach_the_gateway_and_the_outside_masqueraded() {
     let pid = outside.pid.to_string();
     let apart = || fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns != own);
     assert!(eventually(Duration::from_secs(5), apart));
-    busybox(&["ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1"]);
-    busybox(&["ip", "link", "set", "out1", "netns", &pid]);
-    busybox(&["ip", "addr", "add", "192.0.2.1/24", "dev", "out0"]);
-    busybox(&["ip", "link", "set", "out0", "up"]);
+    ip(&["link", "add", "out0", "type", "veth", "peer", "name", "out1"]);
+    ip(&["link", "set", "out1", "netns", &pid]);
+    ip(&["addr", "add", "192.0.2.1/24", "dev", "out0"]);
+    ip(&["link", "set", "out0", "up"]);
     for args in [&["addr", "add", "192.0.2.2/24", "dev", "out1"][..], &["link", "set", "out1", "up"]] {
-        busybox(&[&["nsenter", "-t", &pid, "-n", "busybox", "ip"], args].concat());
+        Run::new("busybox").args(&[&["nsenter", "-t", &pid, "-n", "ip"], args].concat()).go().ok();
     }
     let ask = || world.quilt(&["exec", "--timeout", "2s", "box", "nc", "-w", "1", "192.0.2.2", "80"]).stdout;
     assert!(eventually(Duration::from_secs(10), || ask() == "192.0.2.1\n"), "seen as {:?}", ask());
     let _ = record;
     outside.signal(nix::sys::signal::Signal::SIGKILL);
     outside.finish();
-    let _ = Run::new("busybox").args(&["ip", "link", "del", "out0"]).go();
+    let _ = Run::new("ip").args(&["link", "del", "out0"]).go();
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn the_second_bridge() {
     let second = world.create("second", &["--ip", "10.91.4.9"]);
     let (one, two) = (link(&first, "bridge"), link(&second, "bridge"));
     assert_eq!((one.strip_suffix('0'), one != two), (two.strip_suffix('1'), true));
-    let routes = busybox(&["ip", "route"]);
+    let routes = ip(&["route"]);
     assert!(routes.lines().any(|l| l.starts_with(&format!("10.91.4.0/22 dev {two}"))), "{routes}");
     assert!(routes.lines().any(|l| l.starts_with(&format!("10.91.0.0/22 dev {one}"))), "{routes}");
     // The gateway answered the second one, or it would not be ready.

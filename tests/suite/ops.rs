@@ -28,10 +28,7 @@ fn lists() {
     assert!(rows[2].contains(&"web") && rows[2].contains(&"running"), "{table}");
     // On a terminal a table, unless told otherwise.
     let quilt = crate::harness::repo().join("scripts/quilt").display().to_string();
-    let tty = |verb: &str| {
-        let out = world.run("script", &["-qec", &format!("{quilt} {verb}"), "/dev/null"]).go().ok();
-        out.stdout.replace('\r', "")
-    };
+    let tty = |verb: &str| world.on_terminal(24, 80, &format!("{quilt} {verb}")).ok().stdout;
     assert_eq!(tty("ls").lines().count(), 3);
     assert!(tty("ls --json").starts_with("{\""));
     assert_eq!(world.quilt(&["ls", "--quiet"]).ok().stdout, "db\nweb\n");
@@ -116,12 +113,9 @@ fn kill_sends_a_signal() {
 fn wait_tells_the_exit_status() {
     let world = World::new("wait");
     world.create("seven", &["--", "sh", "-c", "sleep 0.3; exit 7"]);
-    let waiting = world.command(&["wait", "seven"]).start();
-    let out = waiting.finish();
-    assert_eq!((out.stderr.as_str(), out.stdout.contains('7') || out.status == 7), ("", true), "{out:?}");
+    world.quilt(&["wait", "seven"]).is(0, "7\n", "");
     // Later as well.
-    let later = world.quilt(&["wait", "seven"]);
-    assert_eq!((later.status, later.stdout), (out.status, out.stdout));
+    world.quilt(&["wait", "seven"]).is(0, "7\n", "");
     assert_eq!(state_of(&world, "seven"), "stopped");
     world.quilt(&["wait", "nobody"]).refused("quilt-wait", "not_found");
     // A wait does not hold the container: it may be removed meanwhile.

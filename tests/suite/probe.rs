@@ -173,9 +173,8 @@ fn a_check_that_misbehaves() {
 fn no_arp_from_the_bridge_is_no_network() {
     let world = warm("arp");
     let bridge = world.quilt(&["inspect", "green"]).ok().record()["netns"]["have"]["link"]["bridge"].clone();
-    let arp = |state: &str| {
-        Run::new("busybox").args(&["ip", "link", "set", "dev", bridge.as_str().unwrap(), "arp", state]).go().ok()
-    };
+    let arp =
+        |state: &str| Run::new("ip").args(&["link", "set", "dev", bridge.as_str().unwrap(), "arp", state]).go().ok();
     arp("off");
     let before = world.inventory();
     let out = try_create(&world, &[]);

@@ -86,7 +86,8 @@ pub fn debian() -> Result<PathBuf, String> {
             "--quiet",
             "bookworm",
         ];
-        let tar = file.with_extension("tar");
+        // `….tar.gz` without its end.
+        let tar = file.with_extension("");
         if !Path::new("/usr/bin/mmdebstrap").exists() {
             why = "mmdebstrap is not installed".to_owned();
             return None;
@@ -95,7 +96,7 @@ pub fn debian() -> Result<PathBuf, String> {
         match run.try_go() {
             Some(out) if out.status == 0 => {
                 // `….tar` becomes `….tar.gz`, which is `file`.
-                Run::new("gzip").args(&["-1", tar.to_str()?]).limit(Duration::from_secs(60)).go().ok();
+                Run::new("gzip").args(&["-1f", tar.to_str()?]).limit(Duration::from_secs(60)).go().ok();
                 Some(())
             }
             out => {

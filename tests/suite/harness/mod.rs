@@ -96,6 +96,27 @@ impl World {
         self.run(bin().join(name), args)
     }
 
+    /// Runs a line of shell on a terminal of that size; its output has the terminal's line ends made plain.
+    pub fn on_terminal(&self, rows: u16, columns: u16, line: &str) -> Out {
+        const SCRIPT: &str = r#"
+import fcntl, os, pty, struct, sys, termios
+pid, fd = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", int(sys.argv[1]), int(sys.argv[2]), 0, 0))
+    os.execv("/bin/sh", ["sh", "-c", sys.argv[3]])
+out = b""
+try:
+    while more := os.read(fd, 65536):
+        out += more
+except OSError:
+    pass
+os.write(1, out.replace(b"\r\n", b"\n"))
+status = os.waitpid(pid, 0)[1]
+sys.exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+"#;
+        self.run("python3", &["-c", SCRIPT, &rows.to_string(), &columns.to_string(), line]).go()
+    }
+
     /// `quilt create IMAGE --name NAME ARGS…`, which must succeed; the record.
     pub fn create(&self, name: &str, args: &[&str]) -> serde_json::Value {
         self.create_from(&images::busybox(), name, args)
@@ -121,19 +142,28 @@ impl World {
         serde_json::from_str::<serde_json::Value>(&text).unwrap()["have"]["pid"].as_i64().unwrap() as i32
     }
 
-    /// Everything there is now.
+    /// Everything there is now, once it has come to rest: what the last command leaves to the kernel or to a child
+    /// (the end of a namespace, files to be deleted) is on its way for some milliseconds.
     pub fn inventory(&self) -> Inventory {
-        Inventory::take(&self.root)
+        let mut last = Inventory::take(&self.root);
+        let mut since = Instant::now();
+        eventually(SETTLE, || {
+            let now = Inventory::take(&self.root);
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            since.elapsed() > Duration::from_millis(40)
+        });
+        last
     }
 
     /// Fails unless everything is as it was at `before` within `limit`.
     pub fn assert_same(&self, before: &Inventory, limit: Duration) {
-        let mut now = self.inventory();
-        let deadline = Instant::now() + limit;
-        while now != *before && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(3));
-            now = self.inventory();
-        }
+        let mut now = Inventory::take(&self.root);
+        eventually(limit, || {
+            now = Inventory::take(&self.root);
+            now == *before
+        });
         assert!(now == *before, "something was left or went missing:\n{}", before.diff(&now));
     }
 

@@ -78,7 +78,8 @@ impl Run {
     pub fn start(mut self) -> Running {
         let started = Instant::now();
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let what = format!("{:?}", self.command);
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let what = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let mut child = own(|own| {
             let child = self.command.spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
             own.insert(child.id() as i32);
