@@ -121,12 +121,14 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::ReadOnly(path) => read_only(made, path),
         Step::Hostname(name) => nix::unistd::sethostname(name).map_err(os),
         Step::Pivot => {
-            tell(job, made)?;
+            let facts = facts(job, made)?;
             fchdir(have(&made.root)?).map_err(os)?;
             // The old root ends up on top of the new one, and is what `.` means (pivot_root(2), NOTES).
             pivot_root(".", ".").map_err(os)?;
             umount2(".", MntFlags::MNT_DETACH).map_err(os)?;
-            chdir("/").map_err(os)
+            chdir("/").map_err(os)?;
+            // Only now, as the maker then unmounts something, and two grace periods at once take longer than in turn.
+            Line::send_all(&facts, job.tell).map_err(os)
         }
         Step::Detach => detach(job, made),
         Step::Confine => {
@@ -335,8 +337,9 @@ fn read_only(made: &Made, path: &Path) -> Result<(), Error> {
     mount(NONE, &path_of(bound.as_fd()), NONE, flags, NONE).map_err(os)
 }
 
-/// Tells which namespaces the container has to itself. The last moment at which the host's /proc is there to say.
-fn tell(job: &Job<'_>, made: &Made) -> Result<(), Error> {
+/// What the maker wants to know: the user's home, and which namespaces the container has to itself, as long as the host's
+/// /proc is there to say.
+fn facts(job: &Job<'_>, made: &Made) -> Result<Vec<Line>, Error> {
     let private = job.want.pid.unwrap_or_default() == Pid::Private;
     let own =
         [("net", job.net.is_some()), ("mnt", true), ("uts", true), ("ipc", true), ("cgroup", true), ("pid", private)];
@@ -345,7 +348,7 @@ fn tell(job: &Job<'_>, made: &Made) -> Result<(), Error> {
         let inode = stat(format!("/proc/self/ns/{name}").as_str()).map_err(os)?.st_ino;
         lines.push(Line::Namespace((*name).to_owned(), inode));
     }
-    Line::send_all(&lines, job.tell).map_err(os)
+    Ok(lines)
 }
 
 /// Lets go of the caller: its session, its terminal, its descriptors.

@@ -72,8 +72,16 @@ pub fn start(
         125
     })?;
     drop(tell);
-    let outcome =
-        ProcessId::of(child.pid).step(|| "look at init").and_then(|identity| Ok((identity, listen(&waiter, told)?)));
+    let unpin_net = || input.net.iter().for_each(|pin| unpin(pin));
+    // A command may turn out not to exist, and then the network is still good for another try.
+    let idle = want.command.is_empty();
+    let nearly = || {
+        if idle {
+            unpin_net()
+        }
+    };
+    let identity = ProcessId::of(child.pid).step(|| "look at init");
+    let outcome = identity.and_then(|identity| Ok((identity, listen(&waiter, told, nearly)?)));
     let (identity, heard) = match outcome {
         Ok(outcome) => outcome,
         Err(e) => {
@@ -82,9 +90,6 @@ pub fn start(
             return Err(explain(e, ended));
         }
     };
-    if let Some(pin) = &input.net {
-        unpin(pin);
-    }
     let notes =
         if private { vec![] } else { vec!["it sees and can kill the host's processes (--pid host)".to_owned()] };
     Ok(have::Spawn {
@@ -102,7 +107,8 @@ fn open_pin(pin: &Path) -> Result<OwnedFd, Error> {
     openat(AT_FDCWD, pin, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).step(step)
 }
 
-/// Lets go of the pin: the container's processes hold the namespace now. What is left of it, quilt-netns takes back.
+/// Lets go of the pin: the container's processes hold the namespace now. What is left of it, quilt-netns takes back. Takes
+/// a grace period (0.1 ms).
 fn unpin(pin: &Path) {
     let _ = umount2(pin, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
     let _ = unlinkat(AT_FDCWD, pin, UnlinkatFlags::NoRemoveDir);
@@ -123,12 +129,14 @@ struct Heard {
     home: String,
 }
 
-/// Listens until the child is ready or has failed.
-fn listen(waiter: &Waiter, told: OwnedFd) -> Result<Heard, Error> {
+/// Listens until the child is ready or has failed. Calls `nearly` once as soon as the root is complete: what is done then
+/// costs no time, as the child is busy becoming init.
+fn listen(waiter: &Waiter, told: OwnedFd, nearly: impl FnOnce()) -> Result<Heard, Error> {
     let deadline = Instant::now() + LIMIT;
     let mut pipe = std::fs::File::from(told);
     let mut heard = Heard { home: "/".to_owned(), ..Heard::default() };
     let (mut text, mut read) = (Vec::new(), [0u8; 4096]);
+    let mut nearly = Some(nearly);
     loop {
         if waiter.wait(&[pipe.as_fd()], Some(deadline))?.is_none() {
             return Err(Error::new(Code::Timeout, "wait for init", "it was not ready in 30 s"));
@@ -141,7 +149,10 @@ fn listen(waiter: &Waiter, told: OwnedFd) -> Result<Heard, Error> {
         while let Some(end) = text.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
             match Line::parse(String::from_utf8_lossy(&line[..end]).as_ref()) {
-                Some(Line::Namespace(name, inode)) => heard.namespaces.push((name, inode)),
+                Some(Line::Namespace(name, inode)) => {
+                    heard.namespaces.push((name, inode));
+                    nearly.take().into_iter().for_each(|nearly| nearly());
+                }
                 Some(Line::Home(home)) => heard.home = home,
                 Some(Line::Ready) => return Ok(heard),
                 Some(Line::Failed(error)) => return Err(error),
