@@ -1,0 +1,70 @@
+//! The text of a step: the line of a dry run, and the `step` of an error.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use nix::mount::MsFlags;
+
+use quilt_record::confine::CAPABILITY_MASK;
+
+use super::{EMPTY, LEAF, Mount, Step};
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" ");
+        match self {
+            Step::Empty(path) => write!(f, "write {}: empty", path.display()),
+            Step::Leaf(dirs) => write!(f, "mkdir {}", list(dirs)),
+            Step::Clone { namespaces, tasks } => {
+                write!(f, "clone with new {} namespaces, in the cgroup {LEAF}", namespaces.join(" "))?;
+                tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
+            }
+            Step::CgroupNamespace => f.write_str("unshare the cgroup namespace"),
+            Step::Net(pin) => write!(f, "setns to the network namespace {}", pin.display()),
+            Step::Private => f.write_str("mount propagation / private, recursive"),
+            Step::Layers { lower, upper } => write!(f, "open {} {}", list(lower), upper.display()),
+            Step::File { at, .. } => write!(f, "write {}", at.display()),
+            Step::Overlay { lower, upper, work } => write!(
+                f,
+                "mount overlay on / (nodev) lowerdir {} upperdir {} workdir {}",
+                list(lower),
+                upper.display(),
+                work.display()
+            ),
+            Step::User(user) => write!(f, "find the user {user}"),
+            Step::Workdir(dir) => write!(f, "make the directory {dir}"),
+            Step::Mount(mount) => mount.fmt(f),
+            Step::Device(name, major, minor) => write!(f, "mknod /dev/{name} c {major} {minor} 0666"),
+            Step::Symlink(name, target) => write!(f, "symlink /dev/{name} -> {target}"),
+            Step::MaskFile(path) => write!(f, "bind /dev/null on {}", path.display()),
+            Step::MaskDir { path, first: true } => write!(f, "mount tmpfs on {} {}", path.display(), options(&EMPTY)),
+            Step::MaskDir { path, first: false } => write!(f, "bind an empty directory on {}", path.display()),
+            Step::ReadOnly(path) => write!(f, "bind {0} on {0} (ro)", path.display()),
+            Step::Hostname(name) => write!(f, "sethostname {name}"),
+            Step::Pivot => f.write_str("pivot_root, and detach the host's root"),
+            Step::Detach => f.write_str("setsid, standard streams /dev/null, close every other descriptor"),
+            Step::Confine => write!(f, "capabilities {CAPABILITY_MASK:#x}, no_new_privs"),
+            Step::Init(command) if command.is_empty() => f.write_str("exec quilt-init"),
+            Step::Init(command) => write!(f, "exec quilt-init -- {}", command.join(" ")),
+        }
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mount {} on {} {}", self.fstype, self.target, options(self))
+    }
+}
+
+/// `(ro,nosuid,mode=755)`.
+fn options(mount: &Mount) -> String {
+    let flags = [
+        (MsFlags::MS_RDONLY, "ro"),
+        (MsFlags::MS_NOSUID, "nosuid"),
+        (MsFlags::MS_NODEV, "nodev"),
+        (MsFlags::MS_NOEXEC, "noexec"),
+    ];
+    let set = flags.iter().filter(|(flag, _)| mount.flags.contains(*flag)).map(|(_, name)| *name);
+    let data = Some(mount.data).filter(|data| !data.is_empty());
+    format!("({})", set.chain(data).collect::<Vec<_>>().join(","))
+}
