@@ -9,10 +9,12 @@
 
 mod builder;
 pub mod cli;
+mod create;
 pub mod env;
 mod json;
 pub mod spec;
 pub mod start;
-mod wants;
+pub mod wants;
 
 pub use builder::ContainerBuilder;
+pub use create::create;

@@ -78,7 +78,7 @@ impl Spec {
     /// that it names, for going on with that one.
     pub fn record(&self, file: Option<Record>, claim: Option<Claim>) -> Result<Record, Refusal> {
         let mut file = file.unwrap_or_default();
-        let saved = saved(&file)?;
+        let saved = self.saved(&file)?;
         let resumed = saved.is_some();
         let old: Option<String> = if resumed { file.get("created")? } else { None };
         file.remove("error");
@@ -88,9 +88,6 @@ impl Spec {
             _ => claim.unwrap_or_else(Claim::generate),
         };
         let id = match (&self.name, file.get::<Id>("id")?) {
-            (Some(name), Some(id)) if resumed && *name != id => {
-                return Err(Refusal::Usage(format!("the container is there, and its name is {id}: it cannot change")));
-            }
             (Some(name), _) => name.clone(),
             (None, Some(id)) => id,
             (None, None) => Id::generate(claim.bits()),
@@ -114,6 +111,24 @@ impl Spec {
             record.set("run", run);
         }
         Ok(record)
+    }
+
+    /// The saved record of the container that `record` is of, if it is there under the claim that the record names; under
+    /// another name it would be another one.
+    fn saved(&self, record: &Record) -> Result<Option<Record>, Error> {
+        let begun = STAGES.iter().any(|stage| matches!(record.have::<Box<RawValue>>(stage), Ok(Some(_))));
+        let (Some(id), Some(claim), true) = (record.get::<Id>("id")?, record.get::<Claim>("claim")?, begun) else {
+            return Ok(None);
+        };
+        if self.name.as_ref().is_some_and(|name| *name != id) {
+            return Ok(None);
+        }
+        let Ok(container) = Container::open(&Instance::locate(None)?, &id) else { return Ok(None) };
+        if container.holder().is_ok_and(|holder| holder.claim == claim) {
+            container.record().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn labels(&self, file: &mut Record) -> Result<(), Error> {
@@ -146,16 +161,6 @@ impl Spec {
     }
 }
 
-/// The saved record of the container that `record` is of, if it is there under the claim that the record names.
-fn saved(record: &Record) -> Result<Option<Record>, Error> {
-    let begun = STAGES.iter().any(|stage| matches!(record.have::<Box<RawValue>>(stage), Ok(Some(_))));
-    let (Some(id), Some(claim), true) = (record.get::<Id>("id")?, record.get::<Claim>("claim")?, begun) else {
-        return Ok(None);
-    };
-    let Ok(container) = Container::open(&Instance::locate(None)?, &id) else { return Ok(None) };
-    if container.holder().is_ok_and(|holder| holder.claim == claim) { container.record().map(Some) } else { Ok(None) }
-}
-
 /// What was done is what the container's directory says, whatever has happened since the record was printed; for a new
 /// container it is nothing.
 fn take_haves(record: &mut Record, saved: Option<&Record>) -> Result<(), Error> {
@@ -185,6 +190,10 @@ fn section<W: Serialize + DeserializeOwned>(
         Ok(_) => Map::new(),
         Err(e) => return Err(Refusal::Usage(e.to_string())),
     };
+    // The numbers that JSON does not have become nulls.
+    if let Some((key, _)) = flags.iter().find(|(_, value)| value.is_null()) {
+        return Err(Refusal::Usage(format!("--{}: a number is needed", key.replace('_', "-"))));
+    }
     let part: Option<Part> = file.get(stage)?;
     if part.is_none() && flags.is_empty() && stage != "unpack" {
         return Ok(());
@@ -334,7 +343,15 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_a_usage_error() {
-        for bad in [&[][..], &["-"], &[""], &["/i", "-e", "=1"], &["/i", "--label", "=1"], &["/i", "--name", "a/b"]] {
+        for bad in [
+            &[][..],
+            &["-"],
+            &[""],
+            &["/i", "-e", "=1"],
+            &["/i", "--label", "=1"],
+            &["/i", "--name", "a/b"],
+            &["/i", "--cpu", "nan"],
+        ] {
             assert!(matches!(create(bad), Err(Refusal::Usage(_))), "{bad:?}");
         }
     }
