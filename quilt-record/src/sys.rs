@@ -81,9 +81,14 @@ pub fn signalfd(set: &SigSet) -> io::Result<OwnedFd> {
 /// Every signal at its default action and none blocked: the state in which a command expects to start. Rust ignores
 /// SIGPIPE, shells ignore SIGINT for background jobs; both would be inherited.
 pub fn reset_signals() {
+    // By the kernel's call and not libc's, which refuses 32 and 33, its own two: a caller may have them ignored as well.
+    // struct kernel_sigaction is four words; all zero it is SIG_DFL with no flags and an empty mask.
+    let default = [0u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL is a valid handler; KILL, STOP and libc's own two are refused, which is as well.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads a struct of that size, whose mask has 8 bytes; it refuses KILL and STOP.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), size_of::<u64>())
+        };
     }
     let _ = SigSet::empty().thread_set_mask();
 }
