@@ -3,6 +3,7 @@
 //! Everything that is needed from outside is opened before; from the first setns on the child acts on descriptors, and
 //! holds none of the host's by the time it follows a path of the container's.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,6 +61,7 @@ pub struct Running {
     /// Closed by exec; until then the place where the child says what went wrong.
     pub(crate) failure: OwnedFd,
     go: Option<OwnedFd>,
+    status: Cell<Option<u8>>,
 }
 
 /// Why a program did not start.
@@ -97,7 +99,7 @@ impl Target {
             leaf => leaf?,
         };
         match self.fork(&leaf, program, &stdio) {
-            Ok((child, failure, go)) => Ok(Running { child, leaf, failure, go: Some(go) }),
+            Ok((child, failure, go)) => Ok(Running { child, leaf, failure, go: Some(go), status: Cell::new(None) }),
             Err(error) => {
                 let _ = leaf.remove();
                 Err(error)
@@ -147,16 +149,23 @@ impl Running {
     }
 
     /// Reaps the program: its exit status, 128 + n for a signal. Waits for its end.
+    ///
+    /// A container's init cannot end before every process of its pid namespace has been reaped, this one included.
     pub fn reap(&self) -> u8 {
-        loop {
+        if let Some(status) = self.status.get() {
+            return status;
+        }
+        let status = loop {
             match waitpid(Pid::from_raw(self.child.pid), Some(WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::Exited(_, status)) => return status as u8,
-                Ok(WaitStatus::Signaled(_, signal, _)) => return 128u8.saturating_add(signal as u8),
+                Ok(WaitStatus::Exited(_, status)) => break status as u8,
+                Ok(WaitStatus::Signaled(_, signal, _)) => break 128u8.saturating_add(signal as u8),
                 Ok(_) | Err(Errno::EINTR) => {}
                 // Somebody else reaped it, which nobody should; the status is lost.
-                Err(_) => return 125,
+                Err(_) => break 125,
             }
-        }
+        };
+        self.status.set(Some(status));
+        status
     }
 
     /// Kills everything that the program started, and the program, and removes the leaf, which is empty then.

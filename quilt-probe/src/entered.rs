@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -27,6 +28,9 @@ const KILL: Duration = Duration::from_secs(5);
 
 /// How much of a check's output is kept, in bytes: docker's number.
 pub(crate) const OUTPUT_MAX: usize = 4096;
+
+/// What is said when somebody inside killed the process inside.
+const ORPHANED: &str = "the process inside that runs the check was killed";
 
 /// A process of ours inside the container.
 pub(crate) struct Entered {
@@ -110,7 +114,7 @@ impl Entered {
         if self.socket.read_exact(&mut answer).is_err() {
             // It ended. Either it could not start, and says why, or it was killed.
             self.running.started(target, program).map_err(|failed| Stop::Failed(failed.error))?;
-            watch.check()?;
+            watch.survived(&self.running)?;
             return Err(no(format!("the process inside ended with status {}", self.running.reap())));
         }
         if answer != nonce {
@@ -135,6 +139,10 @@ impl Entered {
             }
         }
         evidence.note("cgroup", self.running.leaf.name());
+        if !guarded {
+            // It has done its part, and ends while the network is looked at.
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
         Ok(())
     }
 
@@ -147,8 +155,8 @@ impl Entered {
         let text = serde_json::to_vec(words).unwrap_or_default();
         let request = [&(text.len() as u32).to_le_bytes()[..], &text].concat();
         let mut open = true;
-        if let Err(e) = self.socket.write_all(&request).step(|| "ask for the health check") {
-            return Err((watch.check().err().unwrap_or(Stop::Broken(e)), seen));
+        if self.socket.write_all(&request).is_err() {
+            return Err((watch.survived(&self.running).err().unwrap_or_else(|| no(ORPHANED)), seen));
         }
         loop {
             let fds = [self.socket.as_fd(), self.output.as_fd()];
@@ -163,8 +171,7 @@ impl Entered {
                         seen.status = Some(status[0]);
                         return Ok(seen);
                     }
-                    let stop = watch.check().err().unwrap_or_else(|| no("the check killed the process that ran it"));
-                    return Err((stop, seen));
+                    return Err((watch.survived(&self.running).err().unwrap_or_else(|| no(ORPHANED)), seen));
                 }
                 Ok(Event::Ready(_)) => open = self.drain(64 << 10, &mut seen),
                 Ok(Event::Late) => return Ok(seen),

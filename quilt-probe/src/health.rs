@@ -11,7 +11,7 @@ use quilt_exec::Target;
 use quilt_record::Instance;
 
 use crate::Want;
-use crate::entered::{Entered, Try};
+use crate::entered::{Entered, Try, seconds};
 use crate::report::{Evidence, end_of};
 use crate::watch::{Stop, Watch, no};
 
@@ -53,15 +53,17 @@ pub(crate) fn look(
             // Whatever it started is killed, in time or not.
             entered.take().map_or(Ok(()), Entered::leave)?;
         }
-        match (stop, seen.status) {
-            (Some(Stop::Failed(_)) | None, status) if status != Some(0) => {}
+        let how = match (stop, seen.status) {
+            (None, Some(0)) => return Ok(()),
+            (None, Some(status)) => format!("the check fails with exit status {status}"),
+            (None, None) => format!("the check takes longer than {}", seconds(want.try_limit())),
+            (Some(Stop::Failed(error)), _) => error.message,
             (Some(stop), _) => return Err(stop),
-            (None, _) => return Ok(()),
-        }
+        };
         evidence.note("failed", rule.failed + u32::from(counts));
         match rule.after(counts, want.retries(), want.interval()) {
             Some(wait) => drop(watch.wait(&[], Instant::now() + wait)?),
-            None => return Err(no(complaint(&seen, evidence.tries, want))),
+            None => return Err(no(complaint(&how, evidence.tries, &seen))),
         }
     }
 }
@@ -83,15 +85,11 @@ impl Rule {
     }
 }
 
-fn complaint(seen: &Try, tries: u32, want: &Want) -> String {
+fn complaint(how: &str, tries: u32, seen: &Try) -> String {
     let times = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
-    let how = match seen.status {
-        Some(status) => format!("the check fails with exit status {status} ({times})"),
-        None => format!("the check takes longer than {} ({times})", crate::entered::seconds(want.try_limit())),
-    };
     match end_of(&seen.output, SHOWN) {
-        output if output.is_empty() => format!("{how} and prints nothing"),
-        output => format!("{how}; its output ends: {output}"),
+        output if output.is_empty() => format!("{how} ({times}) and prints nothing"),
+        output => format!("{how} ({times}); its output ends: {output}"),
     }
 }
 
@@ -112,11 +110,7 @@ mod tests {
     #[test]
     fn the_complaint_shows_the_end_of_the_output() {
         let seen = Try { status: Some(3), output: b"first\nthe reason\n".to_vec(), printed: 17 };
-        let text = complaint(&seen, 3, &Want::default());
-        assert_eq!(text, "the check fails with exit status 3 (3 tries); its output ends: first\nthe reason");
-        assert_eq!(
-            complaint(&Try::default(), 1, &Want::default()),
-            "the check takes longer than 30s (1 try) and prints nothing"
-        );
+        assert_eq!(complaint("it fails", 3, &seen), "it fails (3 tries); its output ends: first\nthe reason");
+        assert_eq!(complaint("it fails", 1, &Try::default()), "it fails (1 try) and prints nothing");
     }
 }

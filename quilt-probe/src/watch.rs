@@ -3,8 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use quilt_exec::Running;
 use quilt_record::signals::Waiter;
 use quilt_record::{Code, Error};
+
+/// How long a container may take to end once its processes do.
+const DYING: Duration = Duration::from_millis(200);
 
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +76,18 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Whether the container lives.
-    pub(crate) fn check(&self) -> Result<(), Stop> {
-        match self.wait(&[], Instant::now()) {
+    /// When the process inside has ended that should not have: whether that was the container's end. The kernel ends the
+    /// others first, and then waits until each has been reaped.
+    pub(crate) fn survived(&self, running: &Running) -> Result<(), Stop> {
+        let deadline = Instant::now() + DYING;
+        let ended = match self.wait(&[running.child.pidfd.as_fd()], deadline) {
+            Ok(Event::Ready(_)) => {
+                running.reap();
+                self.wait(&[], deadline)
+            }
+            other => other,
+        };
+        match ended {
             Ok(_) | Err(Stop::Overall) => Ok(()),
             Err(stop) => Err(stop),
         }
