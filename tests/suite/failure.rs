@@ -50,6 +50,7 @@ fn a_full_disk() {
     fs::create_dir(&small).unwrap();
     mount(Some("small"), &small, Some("tmpfs"), MsFlags::empty(), Some("size=1m,mode=0700")).unwrap();
     let before = world.inventory();
+    let small = small.join("root");
     let kept = |dir: &str| fs::read_dir(small.join(dir)).map_or(0, |entries| entries.count());
     let image = images::busybox_archive("tar.gz").display().to_string();
     let out =
@@ -58,17 +59,18 @@ fn a_full_disk() {
     assert_eq!((kept("containers"), kept("images")), (0, 0), "half an image is left");
     world.assert_same(&before, SETTLE);
     // A disk without room for anything at all.
-    fs::write(small.join("filler"), vec![0; 900 << 10]).unwrap();
-    let more = fs::write(small.join("filler2"), vec![0; 1 << 20]);
+    let (filler, filler2) = (world.path("small/filler"), world.path("small/filler2"));
+    fs::write(&filler, vec![0; 900 << 10]).unwrap();
+    let more = fs::write(&filler2, vec![0; 1 << 20]);
     assert!(more.is_err());
     let out = world.command(&["create", &self::image(), "--name", "bad"]).env("QUILT_ROOT", &small).go();
     assert_eq!(out.record()["error"]["code"], "no_space", "{out:?}");
     assert_eq!((out.status, out.stderr.lines().count(), kept("containers")), (18, 1, 0), "{out:?}");
-    fs::remove_file(small.join("filler")).unwrap();
-    fs::remove_file(small.join("filler2")).unwrap();
+    fs::remove_file(filler).unwrap();
+    fs::remove_file(filler2).unwrap();
     world.command(&["gc", "--purge", "--yes"]).env("QUILT_ROOT", &small).go().ok();
     world.assert_same(&before, SETTLE);
-    umount2(&small, MntFlags::empty()).unwrap();
+    umount2(&world.path("small"), MntFlags::empty()).unwrap();
 }
 
 #[test]
@@ -155,7 +157,7 @@ fn the_command() {
     let (world, before) = warm("command");
     let image = image();
     fails(&world, &before, &[&image, "--user", "nobody-here"], "quilt-spawn", "not_found", &["nobody-here"]);
-    fails(&world, &before, &[&image, "--workdir", "/no/where"], "quilt-spawn", "not_found", &["/no/where"]);
+    fails(&world, &before, &[&image, "--workdir", "/etc/passwd"], "quilt-spawn", "invalid", &["/etc/passwd"]);
     for command in ["no-such-command", "/no/such/command"] {
         let out = world.quilt(&["create", &image, "--name", "bad", "--", command]);
         out.failed("quilt-spawn", "not_found");

@@ -67,6 +67,11 @@ fn mounts() -> Vec<String> {
     table.lines().map(describe).collect()
 }
 
+/// Where something is mounted.
+pub fn mount_points() -> Vec<String> {
+    mounts().iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
 /// Every cgroup directory of every hierarchy, but those below what others had before the tests began.
 fn cgroups(root: &Path) -> Vec<String> {
     let own = quilt_record::Instance::locate(Some(root)).unwrap().name();
@@ -169,9 +174,8 @@ pub fn sweep(root: &Path, before: &Inventory) {
     if !gone {
         eprintln!("sweep: processes are left");
     }
-    let table = mounts();
-    for point in table.iter().rev().filter_map(|m| m.split(' ').next()).filter(|p| Path::new(p).starts_with(root)) {
-        let _ = umount2(point, MntFlags::MNT_DETACH);
+    for point in mount_points().iter().rev().filter(|point| Path::new(point).starts_with(root)) {
+        let _ = umount2(point.as_str(), MntFlags::MNT_DETACH);
     }
     let mut left: Vec<String> = cgroups(root).into_iter().filter(|dir| !before.of("cgroups").contains(dir)).collect();
     left.sort_by_key(|dir| std::cmp::Reverse(dir.len()));

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 pub use inventory::Inventory;
@@ -61,6 +61,7 @@ impl World {
     /// Gives the instance its subnet, as its first `--subnet` would.
     pub fn subnet(&self, subnet: &str) {
         let link = self.root.join("subnet");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root).unwrap();
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(subnet, link).unwrap();
     }
@@ -152,7 +153,9 @@ sys.exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(s
             if now != last {
                 (last, since) = (now, Instant::now());
             }
-            since.elapsed() > Duration::from_millis(40)
+            // A process without a command line is on its way out, and waits in the kernel. A quilt-rm deletes files.
+            let leaving = last.of("processes").iter().any(|p| p.ends_with("[]") || p.contains(" quilt-rm ["));
+            !leaving && since.elapsed() > Duration::from_millis(40)
         });
         last
     }
@@ -202,6 +205,11 @@ fn enter_namespaces() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
     for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>).unwrap();
+    }
+    // Other instances on this machine come and go meanwhile; their mounts are not for us to watch.
+    for point in inventory::mount_points().iter().filter(|p| ["/run/bin", "/run/ns"].iter().any(|end| p.ends_with(end)))
+    {
+        let _ = umount2(point.as_str(), MntFlags::MNT_DETACH);
     }
     Run::new("busybox").args(&["ip", "link", "set", "lo", "up"]).go().ok();
 }
