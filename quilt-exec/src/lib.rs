@@ -9,6 +9,7 @@
 //! the program leaves behind lives on when the program ends by itself. The program does not start before the guard
 //! stands ([`Running::release`]).
 
+mod child;
 pub mod cli;
 mod enter;
 mod guard;

@@ -148,3 +148,26 @@ fn put(env: &mut Vec<CString>, entry: CString) {
         None => env.push(entry),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_variable_takes_the_place_of_an_earlier_one() {
+        let mut env = Vec::new();
+        for entry in [c"PATH=/bin", c"A=1", c"AB=2", c"A=3=4", c"B="] {
+            put(&mut env, entry.to_owned());
+        }
+        assert_eq!(env, [c"PATH=/bin", c"A=3=4", c"AB=2", c"B="].map(|e| e.to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_running_is_said_so() -> Result<(), Error> {
+        let id: Id = "web".parse().map_err(|e: String| Error::new(Code::Internal, "", e))?;
+        let record = Record::parse(r#"{"format":1,"id":"web","spawn":{"want":{"user":"1","stop_timeout":"1s"}}}"#)?;
+        let error = Target::of(&id, &record).err().map(|e| e.to_string());
+        assert_eq!(error.as_deref(), Some("the container web is not running (quilt start web)"));
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! The child between fork and exec.
+//!
+//! Everything that is needed from outside was opened before; from the first setns on the child acts on descriptors, and
+//! holds none of the host's by the time it follows a path of the container's.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{FileStat, Mode, fstat, stat};
+use nix::unistd::{chdir, pipe2, read, setsid, write};
+use quilt_record::{Error, confine, sys};
+
+use crate::enter::{ExecError, Program, Stdio};
+use crate::target::{Target, not_running};
+use crate::terminal;
+
+/// Where the child failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Namespaces,
+    Streams,
+    Confine,
+    Workdir,
+    NotFound,
+    Refused,
+    Interpreter,
+}
+
+const PLACES: [At; 7] =
+    [At::Namespaces, At::Streams, At::Confine, At::Workdir, At::NotFound, At::Refused, At::Interpreter];
+
+type Failed = (At, Errno);
+
+/// What the two bytes from the child mean.
+pub(crate) fn explain(target: &Target, program: &Program, place: usize, errno: Errno) -> ExecError {
+    let name = program.argv.first().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let os = |step: String| Error::os(step, errno);
+    let (status, error) = match PLACES.get(place).copied().unwrap_or(At::Namespaces) {
+        At::Namespaces if errno == Errno::ESRCH => (125, not_running(&target.id)),
+        At::Namespaces => (125, os(format!("enter the namespaces of {}", target.id))),
+        At::Streams => (125, os("open the standard streams inside".to_owned())),
+        At::Confine => (125, os("confine the command".to_owned())),
+        At::Workdir => (125, os(format!("change to the directory {}", program.workdir.to_string_lossy()))),
+        At::NotFound => (127, os(format!("run {name}"))),
+        At::Refused => (126, os(format!("run {name}"))),
+        At::Interpreter => {
+            let why = "its interpreter (after #!, or the dynamic loader) is not there";
+            (126, Error { message: why.to_owned(), ..os(format!("run {name}")) })
+        }
+    };
+    ExecError { status, error }
+}
+
+/// The child's life up to exec; comes back only with the status that says it failed.
+pub(crate) fn child(
+    target: &Target,
+    namespaces: CloneFlags,
+    program: &Program,
+    stdio: &Stdio,
+    fail: &OwnedFd,
+    wait: &OwnedFd,
+) -> u8 {
+    let told = |fail: BorrowedFd<'_>, (at, errno): Failed| {
+        let place = PLACES.iter().position(|p| *p == at).unwrap_or_default();
+        let _ = write(fail, &[place as u8, errno as i32 as u8]);
+        125
+    };
+    let [stdin, stdout, stderr] = match outside(target, namespaces, program, stdio) {
+        Ok(streams) => streams,
+        Err(failed) => return told(fail.as_fd(), failed),
+    };
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), fail.as_fd(), wait.as_fd()];
+    keep.extend(program.image.as_ref().map(|image| image.as_fd()));
+    match sys::keep_only(&keep) {
+        Ok(kept) => match kept.as_slice() {
+            [fail, wait, image @ ..] => told(fail.as_fd(), within(program, wait, image.first())),
+            _ => 125,
+        },
+        Err(e) => told(fail.as_fd(), (At::Streams, errno(&e))),
+    }
+}
+
+/// While the host's descriptors are still open: the namespaces, the streams, the session. Follows no path of the
+/// container's but those of the `/dev` that Quilt mounted, and checks what it finds there.
+fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &Stdio) -> Result<[OwnedFd; 3], Failed> {
+    setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;
+    let streams = |e: Errno| (At::Streams, e);
+    setsid().map_err(streams)?;
+    if let Some(socket) = &stdio.terminal {
+        let uid = program.confine.uid;
+        return terminal::inside(socket.as_fd(), uid).map_err(|e| streams(errno(&e)));
+    }
+    let stream = |given: &Option<OwnedFd>| match given {
+        Some(fd) => fd.try_clone().map_err(|e| streams(errno(&e))),
+        None => null().map_err(streams),
+    };
+    Ok([stream(&stdio.stdin)?, stream(&stdio.stdout)?, stream(&stdio.stderr)?])
+}
+
+/// The container's `/dev/null`, if it is the null device (root inside may have put anything in its place); else a pipe
+/// that is closed at the other end. Never the host's: whoever holds that could change its mode.
+fn null() -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let is_null = |s: FileStat| s.st_mode & libc::S_IFMT == libc::S_IFCHR && s.st_rdev == libc::makedev(1, 3);
+    if let Ok(fd) = openat(AT_FDCWD, c"/dev/null", flags, Mode::empty())
+        && fstat(&fd).is_ok_and(is_null)
+    {
+        return Ok(fd);
+    }
+    pipe2(OFlag::O_CLOEXEC).map(|(read, _)| read)
+}
+
+/// With nothing of the host's left open: the working directory, the confinement, the program.
+fn within(program: &Program, wait: &OwnedFd, image: Option<&OwnedFd>) -> Failed {
+    if let Err(e) = confine::apply(&program.confine) {
+        return (At::Confine, errno(&e));
+    }
+    // After the change of credentials, which would forget it.
+    let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
+    if let Err(e) = chdir(program.workdir.as_c_str()) {
+        return (At::Workdir, e);
+    }
+    // A directory outside of the root would be a way out (CVE-2024-21626).
+    match sys::cwd_is_reachable() {
+        Ok(true) => {}
+        Ok(false) => return (At::Workdir, Errno::EXDEV),
+        Err(e) => return (At::Workdir, errno(&e)),
+    }
+    let mut go = [0u8; 1];
+    if read(wait, &mut go) != Ok(1) {
+        // The tool died. Nobody reads this.
+        return (At::Refused, Errno::EPIPE);
+    }
+    sys::reset_signals();
+    match image {
+        Some(image) => match sys::exec_fd(image.as_fd(), &program.argv, &program.env) {
+            Err(e) => (At::Refused, errno(&e)),
+            Ok(never) => match never {},
+        },
+        None => search(program),
+    }
+}
+
+/// Executes the program, looked for as execvp(3) does, but along the container's PATH and never through a shell.
+fn search(program: &Program) -> Failed {
+    let Some(name) = program.argv.first().filter(|name| !name.is_empty()) else { return (At::NotFound, Errno::ENOENT) };
+    let attempt = |path: &CStr| -> Errno {
+        match sys::exec(path, &program.argv, &program.env) {
+            Err(e) => errno(&e),
+            Ok(never) => match never {},
+        }
+    };
+    // ENOENT for a file that is there means its interpreter.
+    let absent = |path: &CStr| match stat(path) {
+        Ok(_) => (At::Interpreter, Errno::ENOENT),
+        Err(_) => (At::NotFound, Errno::ENOENT),
+    };
+    if name.as_bytes().contains(&b'/') {
+        return match attempt(name) {
+            Errno::ENOENT => absent(name),
+            Errno::ENOTDIR => (At::NotFound, Errno::ENOTDIR),
+            e => (At::Refused, e),
+        };
+    }
+    let path = program.env.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut failed = (At::NotFound, Errno::ENOENT);
+    for dir in path.split(|b| *b == b':') {
+        let dir = if dir.is_empty() { b"." } else { dir };
+        let Ok(candidate) = CString::new([dir, b"/", name.as_bytes()].concat()) else { continue };
+        match attempt(&candidate) {
+            Errno::ENOENT => {
+                if let (At::Interpreter, e) = absent(&candidate) {
+                    return (At::Interpreter, e);
+                }
+            }
+            Errno::ENOTDIR => {}
+            Errno::EACCES => failed = (At::Refused, Errno::EACCES),
+            e => return (At::Refused, e),
+        }
+    }
+    failed
+}
+
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
