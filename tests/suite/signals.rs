@@ -82,17 +82,24 @@ fn round(world: &World, before: &Inventory, victim: Victim, signal: Signal, afte
     }
     assert!(!out.stderr.contains("panicked"), "{what}");
     let same = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.assert_same(before, SETTLE)));
-    assert!(same.is_ok(), "left after {what}");
+    let left = world.run("ls", &["-l"]).dir(world.root.join("containers")).go().stdout
+        + &world.run("sh", &["-c", "ls -l box; cat box/*.json"]).dir(world.root.join("containers")).go().stdout;
+    assert!(same.is_ok(), "left after {what}\n{left}");
     if hit.is_some() || matches!(victim, Victim::Group) { "undone" } else { "missed" }
 }
 
-fn rounds(name: &str, victims: &[Victim], count: u64) {
-    let seed = std::env::var("QUILT_TEST_SEED").map_or_else(
-        |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1,
-        |seed| seed.parse().unwrap(),
-    );
+/// The generator, its seed printed. `QUILT_TEST_SEED` repeats a run, `QUILT_TEST_ROUNDS` multiplies it.
+fn random() -> (Random, u64) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = number("QUILT_TEST_SEED").unwrap_or(now.as_nanos() as u64 | 1);
     println!("QUILT_TEST_SEED={seed}");
-    let mut random = Random(seed);
+    (Random(seed), number("QUILT_TEST_ROUNDS").unwrap_or(1))
+}
+
+fn rounds(name: &str, victims: &[Victim], count: u64) {
+    let (mut random, times) = random();
+    let count = count * times;
     let world = World::new(name);
     // How long it takes here, so that the moments are spread over all of it.
     let image = images::busybox().display().to_string();
@@ -126,6 +133,63 @@ fn the_whole_group() {
 #[test]
 fn each_stage_alone() {
     rounds("stage", &STAGES.map(Victim::Stage), 80);
+}
+
+/// Hits a verb at a random moment of its run; how long it takes is found out first.
+fn hit(world: &World, random: &mut Random, args: &[&str], whole: Duration) -> crate::harness::Out {
+    let run = world.command(args).start();
+    let until = Instant::now() + Duration::from_micros(random.below(whole.as_micros() as u64));
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    run.signal_group([Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL][random.below(3) as usize]);
+    run.finish()
+}
+
+#[test]
+fn a_removal_that_is_hit_can_be_finished() {
+    let (mut random, times) = random();
+    let world = World::new("rm-hit");
+    world.create("box", &["--memory", "64"]);
+    let whole = world.quilt(&["rm", "-f", "box"]).ok().took;
+    let before = world.inventory();
+    for n in 0..30 * times {
+        world.create("box", &["--memory", "64"]);
+        let out = hit(&world, &mut random, &["rm", "-f", "box"], whole);
+        // By the same command again, or by gc, which finishes a removal that was begun and touches nothing else.
+        world.quilt(&["gc"]).ok();
+        if world.root.join("containers/box").exists() {
+            assert_ne!(out.status, 0, "{out:?}");
+            if n % 2 == 0 {
+                world.quilt(&["exec", "box", "hostname"]);
+            }
+            world.quilt(&["rm", "-f", "box"]).ok();
+        }
+        world.assert_same(&before, SETTLE);
+    }
+}
+
+#[test]
+fn a_start_or_stop_that_is_hit_keeps_the_container() {
+    let (mut random, times) = random();
+    let world = World::new("start-hit");
+    world.create("box", &["--memory", "64"]);
+    world.exec("box", &["sh", "-c", "echo kept >/file"]);
+    let stop = world.quilt(&["stop", "box"]).ok().took;
+    let start = world.quilt(&["start", "box"]).ok().took;
+    for _ in 0..20 * times {
+        hit(&world, &mut random, &["stop", "box"], stop);
+        world.quilt(&["gc"]).ok();
+        world.quilt(&["stop", "box"]).ok();
+        let out = hit(&world, &mut random, &["start", "box"], start);
+        world.quilt(&["gc"]).ok();
+        if crate::lifecycle::state_of(&world, "box") != "running" {
+            world.quilt(&["start", "box"]).ok();
+        }
+        let after = world.quilt(&["exec", "box", "cat", "/file"]);
+        assert_eq!((after.status, after.stdout.as_str()), (0, "kept\n"), "{after:?} after {out:?}");
+    }
+    world.quilt(&["rm", "-f", "box"]).ok();
 }
 
 #[test]

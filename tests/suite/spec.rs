@@ -185,3 +185,33 @@ fn a_spec_file_is_checked() {
     let left = fs::read_dir(world.root.join("containers")).map_or(0, |dir| dir.count());
     assert_eq!(left, 0, "a bad spec left a container");
 }
+
+#[test]
+fn the_builder_makes_a_real_container() {
+    let world = World::new("builder");
+    // quilt-spec's documented example, as a program of its own: the stages run in it, and they fork.
+    let build = ["build", "-q", "-p", "quilt-spec", "--example", "create"];
+    let limit = std::time::Duration::from_secs(300);
+    world.run(env!("CARGO"), &build).dir(crate::harness::repo()).limit(limit).go().ok();
+    let example = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("debug/examples/create");
+    let image = images::busybox().display().to_string();
+    let record = world.run(&example, &[&image, "worker"]).go().ok().record();
+    assert_eq!(record["probe"]["have"]["ready"], true);
+    assert_eq!(record["cgroup"]["want"], json!({"memory": "512MiB", "cpu": 50.0}));
+    assert_eq!(world.exec("worker", &["sh", "-c", "echo $AGENT_ID"]), "worker\n");
+    // The same in words is the same record.
+    let flags = "--name other --label made-by=example --memory 512 --cpu 50 --env AGENT_ID=other --health-check";
+    let words =
+        [&[image.as_str()], &flags.split(' ').collect::<Vec<_>>()[..], &["echo ready", "--timeout", "10s"]].concat();
+    let said = spec(&world, &words).ok().record();
+    for key in ["labels", "unpack", "cgroup", "probe"] {
+        assert_eq!(said[key]["want"], record[key]["want"], "{key}");
+    }
+    // A failure takes everything back, as in the pipeline.
+    let before = world.inventory();
+    let out = world.run(&example, &["/no/such/image", "bad"]).go();
+    assert!(out.status == 11 && out.stderr.lines().count() == 1, "{out:?}");
+    assert_eq!(world.run(&example, &[&image, "worker"]).go().status, 10);
+    world.assert_same(&before, crate::harness::SETTLE);
+    world.quilt(&["rm", "-f", "worker"]).ok();
+}

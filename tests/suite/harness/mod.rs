@@ -46,7 +46,7 @@ impl World {
     pub fn new(name: &str) -> World {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(nix::unistd::geteuid().is_root(), "the tests must run as root");
-        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        run::become_reaper();
         enter_namespaces();
         let n = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("quilt-tests-{}/{n}-{name}", std::process::id()));

@@ -5,32 +5,46 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 /// How long a command may take, if the test says nothing else.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// The children that a [`Running`] waits for; [`reap`] leaves them alone.
+/// The children that a [`Running`] waits for; the reaper leaves them alone.
 static OWN: Mutex<Option<HashSet<i32>>> = Mutex::new(None);
 
 fn own<T>(with: impl FnOnce(&mut HashSet<i32>) -> T) -> T {
     with(OWN.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default())
 }
 
-/// Takes leave of the orphan `pid`, a zombie that came to us as the reaper.
-pub fn reap(pid: i32) {
-    own(|own| {
-        if !own.contains(&pid) {
-            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
-        }
+/// Makes this process the reaper of all that its commands leave behind, as an init would be: promptly, for a container
+/// cannot end while an orphan of its pid namespace is not reaped.
+pub fn become_reaper() {
+    static REAPER: OnceLock<()> = OnceLock::new();
+    REAPER.get_or_init(|| {
+        set_child_subreaper(true).unwrap();
+        thread::spawn(|| {
+            loop {
+                let orphan = match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+                    Ok(status) => status.pid().filter(|pid| own(|own| !own.contains(&pid.as_raw()))),
+                    Err(_) => None,
+                };
+                match orphan {
+                    Some(pid) => drop(waitpid(pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL))),
+                    // No child at all, or one that its [`Running`] is about to take.
+                    None => thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
     });
 }
 
