@@ -18,6 +18,7 @@ mod probe;
 mod run;
 mod seed;
 mod signals;
+mod spawn;
 mod spec;
 mod steps;
 mod unpack;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Run, World, eventually, images};
+use crate::harness::{IP_FORWARD, Run, World, eventually, images};
 
 fn ip(args: &[&str]) -> String {
     Run::new("ip").args(args).go().ok().stdout
@@ -110,7 +110,6 @@ fn the_ways_to_be_connected() {
 fn containers_reach_the_gateway_and_the_outside_masqueraded() {
     let world = World::new("outside");
     let record = world.create("box", &[]);
-    assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "1\n");
     let server = "import socket\ns = socket.create_server(('', 80))\nwhile True:\n c, peer = s.accept()\n \
                   c.sendall((peer[0] + '\\n').encode())\n c.close()";
     // The outside: a network namespace behind a link of its own, which knows no way back to 10.91.0.0/16.
@@ -133,6 +132,62 @@ fn containers_reach_the_gateway_and_the_outside_masqueraded() {
     outside.signal(nix::sys::signal::Signal::SIGKILL);
     outside.finish();
     let _ = Run::new("ip").args(&["link", "del", "out0"]).go();
+}
+
+#[test]
+fn forwarding_is_switched_on_only_if_it_must_be() {
+    let world = World::new("forwarding");
+    let image = images::busybox().display().to_string();
+    fs::write(IP_FORWARD, "0").unwrap();
+    world.create("none", &["--network", "none"]);
+    world.create("host", &["--network", "host"]);
+    assert_eq!(fs::read_to_string(IP_FORWARD).unwrap(), "0\n");
+    let out = world.quilt(&["create", &image, "--name", "bridge"]).ok();
+    assert_eq!(fs::read_to_string(IP_FORWARD).unwrap(), "1\n");
+    assert!(out.stderr.lines().count() == 1 && out.stderr.contains("ip_forward"), "not said: {out:?}");
+    let out = world.quilt(&["create", &image, "--name", "second"]).ok();
+    assert_eq!(out.stderr, "");
+}
+
+#[test]
+fn containers_do_not_reach_each_other() {
+    let world = World::new("isolated");
+    let server = "import socket\ns = socket.create_server(('', 8080))\nwhile True:\n c, _ = s.accept()\n c.sendall(b'hi\\n')\n c.close()";
+    let host = world.run("python3", &["-c", server]).limit(Duration::from_secs(30)).start();
+    world.create("one", &[]);
+    for other in ["10.91.0.200", "10.91.4.200"] {
+        let name = format!("other-{}", other.len() + usize::from(other.contains(".4.")));
+        world.create(&name, &["--ip", other, "--", "sh", "-c", "while :; do echo hi | nc -l -p 8080; done"]);
+        let reach =
+            |from: &str, to: &str| world.quilt(&["exec", "--timeout", "2s", from, "nc", "-w", "1", to, "8080"]).stdout;
+        // Listening, as it can tell itself; the host can be reached; the other cannot.
+        assert!(eventually(Duration::from_secs(5), || reach(&name, other) == "hi\n"));
+        assert!(eventually(Duration::from_secs(5), || reach("one", "10.91.0.1") == "hi\n"));
+        assert_eq!(reach("one", other), "", "{other} was reached");
+        assert!(eventually(Duration::from_secs(5), || reach(&name, other) == "hi\n"), "{other} had stopped listening");
+    }
+    host.signal(nix::sys::signal::Signal::SIGKILL);
+    host.finish();
+}
+
+#[test]
+fn a_user_namespace_owns_the_network_namespace() {
+    let world = World::new("userns");
+    world.create("warm", &[]);
+    let before = world.inventory();
+    let claim = "0123abcd456789abcdef0123456789ab";
+    let want = serde_json::json!({"userns": {"uid": 100_000, "gid": 100_000, "size": 65536}});
+    let record = serde_json::json!({"format": 1, "id": "box", "claim": claim, "netns": {"want": want}});
+    let record = world.tool("quilt-netns", &["-"]).stdin(format!("{record}\n")).go().ok().record();
+    let have = &record["netns"]["have"];
+    // Both pins are namespaces, and the one belongs to the other (NS_GET_USERNS, ioctl_ns(2)).
+    let (user, net) = (have["user"].as_str().unwrap(), have["net"].as_str().unwrap());
+    let owner = "import fcntl, os, sys\nu, n = (os.open(p, os.O_RDONLY) for p in sys.argv[1:])\n\
+        o = fcntl.ioctl(n, 0xb701)\nprint(os.fstat(o).st_ino == os.fstat(u).st_ino)";
+    world.run("python3", &["-c", owner, user, net]).go().is(0, "True\n", "");
+    world.tool("quilt-netns", &["--id", "box", "--undo"]).go().ok();
+    world.quilt(&["rm", "box"]).ok();
+    world.assert_same(&before, crate::harness::SETTLE);
 }
 
 #[test]

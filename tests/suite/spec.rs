@@ -215,3 +215,31 @@ fn the_builder_makes_a_real_container() {
     world.assert_same(&before, crate::harness::SETTLE);
     world.quilt(&["rm", "-f", "worker"]).ok();
 }
+
+/// The README and the seed of every question people ask: what it says can be typed must be what the program takes.
+#[test]
+fn the_readme_speaks_of_what_there_is() {
+    let world = World::new("readme");
+    let text = fs::read_to_string(crate::harness::repo().join("README.md")).unwrap();
+    let mut helps = std::collections::BTreeMap::new();
+    let mut checked = 0;
+    // Commands stand in code: between backticks, or indented by four.
+    for line in text.lines().filter(|line| line.starts_with("    ") || line.contains('`')) {
+        for command in line.split(['`', ';', '|', '#']).map(str::trim).filter(|c| c.starts_with("quilt ")) {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            let Some(verb) = words.get(1).filter(|v| v.bytes().all(|b| b.is_ascii_lowercase())) else { continue };
+            let help = helps.entry(verb.to_string()).or_insert_with(|| {
+                let out = world.quilt(&[verb, "--help"]);
+                assert_eq!(out.status, 0, "README: `{command}`: {out:?}");
+                out.stdout
+            });
+            let own = words.iter().skip(2).take_while(|w| **w != "--");
+            for flag in own.map(|w| w.trim_matches(['[', ']', '…', ','])).filter(|w| w.starts_with('-')) {
+                let known = help.split([' ', ',', '\n', '[']).any(|word| word == flag.split('=').next().unwrap());
+                assert!(known, "README: `{command}`: {verb} has no {flag}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(helps.len() > 8 && checked > 5, "the README is not read: {helps:?}");
+}

@@ -27,6 +27,9 @@ pub use run::{Out, Run, Running};
 /// What the kernel does later than it says: namespaces and links go this long after their last process, at most.
 pub const SETTLE: Duration = Duration::from_secs(1);
 
+/// Whether the network namespace of whoever looks forwards packets.
+pub const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
 static TURN: Mutex<()> = Mutex::new(());
 static SKIPS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -211,7 +214,9 @@ fn enter_namespaces() {
     {
         let _ = umount2(point.as_str(), MntFlags::MNT_DETACH);
     }
-    Run::new("busybox").args(&["ip", "link", "set", "lo", "up"]).go().ok();
+    Run::new("ip").args(&["link", "set", "lo", "up"]).go().ok();
+    // A new namespace has the host's setting, which is not for the tests to know.
+    fs::write(IP_FORWARD, "1").unwrap();
 }
 
 /// The repository.

@@ -187,6 +187,8 @@ impl Running {
 /// What a command came to.
 #[derive(Clone, Debug)]
 pub struct Out {
+    /// The command, for whoever reads why a test failed.
+    #[expect(dead_code, reason = "shown by Debug")]
     pub what: String,
     /// Its exit status, or 128 + the signal that it died of.
     pub status: i32,
