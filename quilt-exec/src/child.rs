@@ -63,7 +63,7 @@ pub(crate) fn child(
     program: &Program,
     stdio: &Stdio,
     fail: &OwnedFd,
-    wait: &OwnedFd,
+    wait: Option<&OwnedFd>,
 ) -> u8 {
     let told = |fail: BorrowedFd<'_>, (at, errno): Failed| {
         let place = PLACES.iter().position(|p| *p == at).unwrap_or_default();
@@ -74,12 +74,16 @@ pub(crate) fn child(
         Ok(streams) => streams,
         Err(failed) => return told(fail.as_fd(), failed),
     };
-    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), fail.as_fd(), wait.as_fd()];
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), fail.as_fd()];
+    keep.extend(wait.map(|wait| wait.as_fd()));
     keep.extend(program.image.as_ref().map(|image| image.as_fd()));
     match sys::keep_only(&keep) {
         Ok(kept) => match kept.as_slice() {
-            [fail, wait, image @ ..] => told(fail.as_fd(), within(program, wait, image.first())),
-            _ => 125,
+            [fail, wait_for, image @ ..] if wait.is_some() => {
+                told(fail.as_fd(), within(program, Some(wait_for), image.first()))
+            }
+            [fail, image @ ..] => told(fail.as_fd(), within(program, None, image.first())),
+            [] => 125,
         },
         Err(e) => told(fail.as_fd(), (At::Streams, errno(&e))),
     }
@@ -116,7 +120,7 @@ fn null() -> Result<OwnedFd, Errno> {
 }
 
 /// With nothing of the host's left open: the working directory, the confinement, the program.
-fn within(program: &Program, wait: &OwnedFd, image: Option<&OwnedFd>) -> Failed {
+fn within(program: &Program, wait: Option<&OwnedFd>, image: Option<&OwnedFd>) -> Failed {
     if let Err(e) = confine::apply(&program.confine) {
         return (At::Confine, errno(&e));
     }
@@ -131,8 +135,9 @@ fn within(program: &Program, wait: &OwnedFd, image: Option<&OwnedFd>) -> Failed 
         Ok(false) => return (At::Workdir, Errno::EXDEV),
         Err(e) => return (At::Workdir, errno(&e)),
     }
-    let mut go = [0u8; 1];
-    if read(wait, &mut go) != Ok(1) {
+    if let Some(wait) = wait
+        && read(wait, &mut [0u8; 1]) != Ok(1)
+    {
         // The tool died. Nobody reads this.
         return (At::Refused, Errno::EPIPE);
     }

@@ -2,19 +2,21 @@
 
 use std::cell::Cell;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::{CloneFlags, setns};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::termios::Termios;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe2, read, write};
 use quilt_record::confine::Confine;
 use quilt_record::leaf::Leaf;
 use quilt_record::{Error, Step, sys};
 
 use crate::child::{child, explain};
+use crate::guard::{guard, introduced};
 use crate::target::{Target, not_running};
 
 /// A program to run inside.
@@ -45,7 +47,7 @@ pub struct Stdio {
     pub terminal: Option<OwnedFd>,
 }
 
-/// A program that is being started or has been.
+/// A program that is being started or has been, and its guard. If this is dropped, the guard kills all of it.
 #[derive(Debug)]
 pub struct Running {
     /// The process, as seen from outside.
@@ -54,6 +56,9 @@ pub struct Running {
     pub leaf: Leaf,
     /// Closed by exec; until then the place where the child says what went wrong.
     pub(crate) failure: OwnedFd,
+    /// To and from the guard.
+    pub(crate) control: UnixStream,
+    guard: sys::Child,
     go: Option<OwnedFd>,
     status: Cell<Option<u8>>,
 }
@@ -68,50 +73,56 @@ pub struct ExecError {
 }
 
 impl Target {
-    /// Forks a child that enters the container and waits there, ready, for [`Running::release`]. The calling process must
-    /// have one thread. If it dies before the release, the child ends.
+    /// Starts a program in the container. The calling process must have one thread. If it dies, the program and all that
+    /// it started are killed.
     pub fn enter(&self, program: &Program, stdio: Stdio) -> Result<Running, Error> {
+        self.enter_from(program, stdio, None)
+    }
+
+    /// The same; and the caller's terminal is put back as it was. A program that gets a terminal of its own waits, ready,
+    /// for [`Running::release`].
+    pub(crate) fn enter_from(
+        &self,
+        program: &Program,
+        stdio: Stdio,
+        terminal: Option<(BorrowedFd<'_>, &Termios)>,
+    ) -> Result<Running, Error> {
         let leaf = match Leaf::create_numbered(&self.cgroup.hierarchies) {
             Err(_) if !self.spawn.init.alive() => return Err(not_running(&self.id)),
             leaf => leaf?,
         };
-        match self.fork(&leaf, program, &stdio) {
-            Ok((child, failure, go)) => Ok(Running { child, leaf, failure, go: Some(go), status: Cell::new(None) }),
+        let made = || -> Result<(sys::Child, sys::Child, UnixStream, OwnedFd, Option<OwnedFd>), Error> {
+            let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe");
+            let (failure, fail) = pipe()?;
+            // Only a terminal has to be made ready between entering and starting.
+            let (wait, go) =
+                if stdio.terminal.is_some() { pipe().map(|(wait, go)| (Some(wait), Some(go)))? } else { (None, None) };
+            let (control, theirs) = sys::socket_pair().step(|| "make a pair of sockets")?;
+            let (namespaces, private_pid) = self.namespaces();
+            let program = || child(self, namespaces, program, &stdio, &fail, wait.as_ref());
+            let posted = sys::fork(0, None, || guard(self, &leaf, private_pid, theirs, terminal, program));
+            let posted = posted.step(|| "start the guard")?;
+            let control = UnixStream::from(control);
+            Ok((introduced(&control)?, posted, control, failure, go))
+        };
+        match made() {
+            Ok((child, guard, control, failure, go)) => {
+                Ok(Running { child, leaf, failure, control, guard, go, status: Cell::new(None) })
+            }
             Err(error) => {
                 let _ = leaf.remove();
                 Err(error)
             }
         }
     }
-
-    fn fork(&self, leaf: &Leaf, program: &Program, stdio: &Stdio) -> Result<(sys::Child, OwnedFd, OwnedFd), Error> {
-        let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe");
-        let ((failure, fail), (wait, go)) = (pipe()?, pipe()?);
-        let (namespaces, pid) = self.namespaces();
-        let mut back = None;
-        if pid {
-            back = Some(sys::pidfd_open(std::process::id() as i32).step(|| "open a pidfd on this process")?);
-            // Only what is forked from now on is born there.
-            match setns(&self.pidfd, CloneFlags::CLONE_NEWPID) {
-                Ok(()) => {}
-                Err(Errno::ESRCH) => return Err(not_running(&self.id)),
-                Err(e) => return Err(Error::os(format!("enter the pid namespace of {}", self.id), e)),
-            }
-        }
-        let made = leaf.fork(0, || child(self, namespaces, program, stdio, &fail, &wait));
-        if let Some(own) = back {
-            setns(&own, CloneFlags::CLONE_NEWPID).step(|| "return to the own pid namespace")?;
-        }
-        Ok((made?, failure, go))
-    }
 }
 
 impl Running {
-    /// Lets the program start. What is to watch over it should stand by now.
-    pub fn release(&mut self) {
-        if let Some(go) = self.go.take() {
-            // If the child is dead already, its pidfd says so.
-            let _ = write(&go, b"g");
+    /// Lets the program start, if it is to have a terminal.
+    pub(crate) fn release(&self) {
+        if let Some(go) = &self.go {
+            // If the child is dead already, its guard says so.
+            let _ = write(go, b"g");
         }
     }
 
@@ -125,30 +136,33 @@ impl Running {
         }
     }
 
-    /// Reaps the program: its exit status, 128 + n for a signal. Waits for its end.
-    ///
-    /// A container's init cannot end before every process of its pid namespace has been reaped, this one included.
-    pub fn reap(&self) -> u8 {
+    /// The exit status of the program, 128 + n for a signal; 125 if the guard was killed. Waits for the program's end.
+    pub fn status(&self) -> u8 {
         if let Some(status) = self.status.get() {
             return status;
         }
-        let status = loop {
-            match waitpid(Pid::from_raw(self.child.pid), Some(WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::Exited(_, status)) => break status as u8,
-                Ok(WaitStatus::Signaled(_, signal, _)) => break 128u8.saturating_add(signal as u8),
-                Ok(_) | Err(Errno::EINTR) => {}
-                // Somebody else reaped it, which nobody should; the status is lost.
-                Err(_) => break 125,
-            }
-        };
+        let mut said = [0u8; 1];
+        let status = if read(&self.control, &mut said) == Ok(1) { said[0] } else { 125 };
         self.status.set(Some(status));
         status
     }
 
-    /// Kills everything that the program started, and the program, and removes the leaf, which is empty then.
-    pub fn kill(&self, limit: Duration) -> Result<(), Error> {
+    /// Whether [`Running::status`] is known.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.status.get().is_some()
+    }
+
+    /// After the program's end: waits until the guard has removed the leaf, which stays if the program left something
+    /// running.
+    pub fn finish(self) {
+        let _ = waitpid(Pid::from_raw(self.guard.pid), Some(WaitPidFlag::__WALL));
+    }
+
+    /// Kills the program and everything that it started, and removes the leaf, which is empty then.
+    pub fn kill(self, limit: Duration) -> Result<(), Error> {
         self.leaf.kill(limit)?;
-        self.reap();
+        self.status();
+        let _ = waitpid(Pid::from_raw(self.guard.pid), Some(WaitPidFlag::__WALL));
         self.leaf.remove().map(drop)
     }
 }

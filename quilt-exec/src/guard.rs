@@ -1,67 +1,120 @@
-//! The guard: a process in a session of its own that outlives whatever kills the tool, and then ends what the tool
-//! started.
+//! The guard: the program's parent, in a session of its own, outside. It reaps the program and tells how it ended; and it
+//! outlives whatever kills the tool, and then ends all that the tool started.
+//!
+//! That it is the parent matters: a process that was put into a pid namespace from outside is nobody's there, and until
+//! its parent has reaped it the namespace's init cannot end. The orphan of a tool that was killed would fall to the host's
+//! init, which may take its time.
 
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::Termios;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Pid, pipe2, read, setsid, write};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, setsid, write};
 use quilt_record::leaf::Leaf;
-use quilt_record::{Error, Step, sys};
+use quilt_record::{Error, sys};
 
+use crate::target::{Target, not_running};
 use crate::terminal;
 
 /// How long the guard tries to kill what the tool started.
 const KILL: Duration = Duration::from_secs(10);
 
-/// A guard, standing. Dropping it without [`Guard::dismiss`] makes it act.
-#[derive(Debug)]
-pub struct Guard {
-    life: OwnedFd,
-    child: sys::Child,
+/// The guard's life. Over `control` it sends the program's pidfd, its pid in four bytes, and in the end one byte, the
+/// exit status; or, in place of all that, an error as JSON. When the program has ended, it removes the leaf, unless the
+/// program left something running, and goes. When `control` ends before that, it kills all that is in the leaf.
+pub(crate) fn guard(
+    target: &Target,
+    leaf: &Leaf,
+    private_pid: bool,
+    control: OwnedFd,
+    terminal: Option<(BorrowedFd<'_>, &Termios)>,
+    program: impl FnOnce() -> u8,
+) -> u8 {
+    let _ = setsid();
+    // Only SIGKILL ends a guard. The program resets all of that.
+    let _ = SigSet::all().thread_block();
+    sys::default_signal(Signal::SIGCHLD);
+    let mut control = UnixStream::from(control);
+    let child = match start(target, leaf, private_pid, program) {
+        Ok(child) => child,
+        Err(error) => {
+            let text = serde_json::to_vec(&error.failure("")).unwrap_or_default();
+            let _ = control.write_all(&[&b"e"[..], &text].concat());
+            return 1;
+        }
+    };
+    let told = sys::send_fd(control.as_fd(), child.pidfd.as_fd()).is_ok()
+        && control.write_all(&child.pid.to_ne_bytes()).is_ok();
+    // The tool's streams and all else must not be held open. 0 to 2 are places only.
+    let place = child.pidfd.as_fd();
+    let terminal_fd = terminal.map_or(place, |(fd, _)| fd);
+    let kept = sys::keep_only(&[place, place, place, control.as_fd(), child.pidfd.as_fd(), terminal_fd]);
+    let Ok([control, pidfd, terminal_fd]) = kept.as_deref() else { return 1 };
+    if told && !outlived(control, pidfd) {
+        let _ = write(control, &[reap(child.pid)]);
+        return u8::from(leaf.remove().is_err());
+    }
+    if let Some((_, before)) = terminal {
+        terminal::restore(terminal_fd.as_fd(), before);
+    }
+    if leaf.kill(KILL).is_ok() {
+        reap(child.pid);
+        let _ = leaf.remove();
+    }
+    0
 }
 
-impl Guard {
-    /// Posts a guard over a leaf: when the calling process, which must have one thread, dies undismissed, everything in
-    /// the leaf is killed and the leaf removed.
-    pub fn post(leaf: &Leaf) -> Result<Guard, Error> {
-        Guard::with_terminal(leaf, None)
+/// Forks the program, in the container's pid namespace.
+fn start(target: &Target, leaf: &Leaf, private_pid: bool, program: impl FnOnce() -> u8) -> Result<sys::Child, Error> {
+    if private_pid {
+        match setns(&target.pidfd, CloneFlags::CLONE_NEWPID) {
+            Ok(()) => {}
+            Err(Errno::ESRCH) => return Err(not_running(&target.id)),
+            Err(e) => return Err(Error::os(format!("enter the pid namespace of {}", target.id), e)),
+        }
     }
+    leaf.fork(0, program)
+}
 
-    /// The same, and the terminal is put back as it was.
-    pub(crate) fn with_terminal(leaf: &Leaf, raw: Option<(BorrowedFd<'_>, &Termios)>) -> Result<Guard, Error> {
-        let (watch, life) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe")?;
-        let child = sys::fork(0, None, || {
-            let _ = setsid();
-            // Every signal that can be blocked stays blocked from here on: only SIGKILL ends a guard.
-            let _ = nix::sys::signal::SigSet::all().thread_block();
-            // Descriptors 0 to 2 are places only; the caller's own streams must not be held open.
-            let watch_fd = watch.as_fd();
-            let terminal_fd = raw.map_or(watch_fd, |(fd, _)| fd);
-            let kept = sys::keep_only(&[watch_fd, watch_fd, watch_fd, watch_fd, terminal_fd]);
-            let Ok([watch, terminal]) = kept.as_deref() else { return 1 };
-            if read(watch, &mut [0u8; 1]) == Ok(1) {
-                return 0;
-            }
-            if let Some((_, before)) = raw {
-                terminal::restore(terminal.as_fd(), before);
-            }
-            let _ = leaf.kill(KILL);
-            let _ = leaf.remove();
-            0
-        });
-        Ok(Guard { life, child: child.step(|| "start the guard")? })
-    }
+/// Waits for the program's end or the tool's: whether the tool died first.
+fn outlived(control: &OwnedFd, pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+    // Every signal is blocked, and there is memory enough for two: it fails for nothing.
+    while poll(&mut fds, PollTimeout::NONE).is_err() {}
+    !fds[0].any().unwrap_or(false)
+}
 
-    /// Tells the guard that all went as it should. It goes by itself; [`Guard::reap`] waits for that.
-    pub fn dismiss(&self) {
-        let _ = write(&self.life, b"d");
+/// The exit status of a child that has ended: its own, or 128 + n for a signal.
+fn reap(pid: i32) -> u8 {
+    loop {
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(_, status)) => return status as u8,
+            Ok(WaitStatus::Signaled(_, signal, _)) => return 128u8.saturating_add(signal as u8),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return 125,
+        }
     }
+}
 
-    /// Waits for the end of a guard that was dismissed.
-    pub fn reap(self) {
-        let _ = waitpid(Pid::from_raw(self.child.pid), Some(WaitPidFlag::__WALL));
+/// What the guard says first: the program, or why there is none.
+pub(crate) fn introduced(control: &UnixStream) -> Result<sys::Child, Error> {
+    let step = || "start the command";
+    let os = |e: io::Error| Error::os(step(), e);
+    if let Some(pidfd) = sys::receive_fd(control.as_fd()).map_err(os)? {
+        let mut pid = [0u8; 4];
+        io::Read::read_exact(&mut &*control, &mut pid).map_err(os)?;
+        return Ok(sys::Child { pid: i32::from_ne_bytes(pid), pidfd });
     }
+    let mut text = String::new();
+    io::Read::read_to_string(&mut &*control, &mut text).map_err(os)?;
+    let failure: quilt_record::Failure =
+        serde_json::from_str(&text).map_err(|_| Error::new(quilt_record::Code::Internal, step(), "the guard died"))?;
+    Err(Error { code: failure.code, step: failure.step, errno: failure.errno, message: failure.message })
 }

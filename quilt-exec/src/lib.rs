@@ -3,11 +3,10 @@
 //!
 //! It does not decide what is run (`quilt-exec`, `quilt-run` and `quilt-probe` do), and changes nothing of the container.
 //!
-//! The hard thing is who dies with whom. Four processes: the *tool* stays outside and carries streams and signals; its
-//! child goes inside and becomes the *program*; a *guard*, in a session of its own, waits for the tool's death and then
-//! kills the leaf, so that SIGKILL of the tool, or of its whole process group, ends everything that it started; and what
-//! the program leaves behind lives on when the program ends by itself. The program does not start before the guard
-//! stands ([`Running::release`]).
+//! The hard thing is who dies with whom. Three processes: the *tool* stays outside and carries streams and signals; the
+//! *guard*, outside too and in a session of its own, is its child, and the parent of the *program*, which goes inside. When
+//! the tool dies, by SIGKILL, or with its whole process group, the guard kills the cgroup leaf that the program and all it
+//! started are in. When the program ends by itself, what it leaves running lives on.
 
 mod child;
 pub mod cli;
@@ -22,7 +21,6 @@ mod terminal;
 
 pub use cli::Options;
 pub use enter::{ExecError, Program, Running, Stdio};
-pub use guard::Guard;
 pub use once::Heir;
 pub use run::run;
 pub use supervise::{Ending, Signals, Streams, supervise};

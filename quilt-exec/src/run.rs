@@ -12,7 +12,6 @@ use quilt_record::{Code, Error, Step, sys};
 
 use crate::cli::Options;
 use crate::enter::{ExecError, Program, Running, Stdio};
-use crate::guard::Guard;
 use crate::pump::Pump;
 use crate::supervise::{Ending, Signals, Streams, supervise};
 use crate::target::Target;
@@ -53,29 +52,36 @@ pub fn run(
     } else {
         None
     };
-    let (mut running, streams, raw) = if attach.tty {
+    let (running, streams, raw) = if attach.tty {
         let (socket, inside) = sys::socket_pair().step(|| "make a pair of sockets")?;
-        let running = target.enter(&program, Stdio { terminal: Some(inside), ..Stdio::default() })?;
-        or_kill(running, |running| on_terminal(target, &program, running, &socket, stdin))?
+        let raw = stdin.as_ref().map(|stdin| Raw::of(stdin.as_fd())).transpose().step(|| "look at the terminal")?;
+        let raw = raw.flatten();
+        let stdio = Stdio { terminal: Some(inside), ..Stdio::default() };
+        let running = target.enter_from(&program, stdio, raw.as_ref().map(|raw| (raw.fd(), raw.before())))?;
+        match on_terminal(target, &program, &running, &socket, stdin) {
+            Ok(streams) => (running, streams, raw),
+            Err(error) => {
+                let _ = running.kill(KILL);
+                return Err(error);
+            }
+        }
     } else {
         let (stdio, streams) = on_pipes(stdin)?;
         (target.enter(&program, stdio)?, streams, None)
     };
-    let before = raw.as_ref().map(|raw| (raw.fd(), raw.before()));
-    let guard = match Guard::with_terminal(&running.leaf, before) {
-        Ok(guard) => guard,
-        Err(error) => {
-            let _ = running.kill(KILL);
-            return Err(error.into());
-        }
-    };
+    if let Some(raw) = &raw {
+        raw.start();
+    }
     running.release();
     let limit = attach.timeout.map(|t| t.0);
-    let ended = supervise(target, &program, &running, streams, signals, limit, || guard.dismiss());
-    // What the command left running keeps its leaf.
-    let left = running.leaf.remove();
-    guard.dismiss();
-    guard.reap();
+    let ended = supervise(target, &program, &running, streams, signals, limit);
+    // What the command left running keeps its leaf; what nobody watches any more is killed.
+    let left = if ended.is_ok() || running.has_ended() {
+        running.finish();
+        Ok(())
+    } else {
+        running.kill(KILL)
+    };
     drop(raw);
     let ending = ended?;
     if let Err(error) = left {
@@ -85,22 +91,6 @@ pub fn run(
         complain(tool, &Error::new(Code::Timeout, "", format!("timed out after {limit}")));
     }
     Ok(ending.status())
-}
-
-type Attached = (Running, Streams, Option<Raw>);
-
-/// Does what comes between entering and release; if it fails, the child is killed.
-fn or_kill(
-    running: Running,
-    then: impl FnOnce(&Running) -> Result<(Streams, Option<Raw>), ExecError>,
-) -> Result<Attached, ExecError> {
-    match then(&running) {
-        Ok((streams, raw)) => Ok((running, streams, raw)),
-        Err(error) => {
-            let _ = running.kill(KILL);
-            Err(error)
-        }
-    }
 }
 
 /// Pipes of the command's own, never the caller's streams: `out=$(quilt exec …)` must not wait for what the command left
@@ -121,14 +111,14 @@ fn on_pipes(stdin: Option<OwnedFd>) -> Result<(Stdio, Streams), Error> {
     Ok((stdio, streams))
 }
 
-/// The terminal that the child made inside; the caller's becomes raw if it is what the command reads from.
+/// The terminal that the child made inside.
 fn on_terminal(
     target: &Target,
     program: &Program,
     running: &Running,
     socket: &OwnedFd,
     stdin: Option<OwnedFd>,
-) -> Result<(Streams, Option<Raw>), ExecError> {
+) -> Result<Streams, ExecError> {
     let step = || "prepare the terminal";
     let Some(master) = sys::receive_fd(socket.as_fd()).step(step)? else {
         running.started(target, program)?;
@@ -138,10 +128,8 @@ fn on_terminal(
     let copy = || master.try_clone().step(step);
     let mut streams = Streams { master: Some(copy()?), ..Streams::default() };
     streams.outputs.push(Pump::outward(copy()?, io::stdout().as_fd(), false).step(step)?);
-    let mut raw = None;
     if let Some(stdin) = stdin {
-        raw = Raw::new(stdin.as_fd()).step(step)?;
         streams.input = Some(Pump::inward(stdin, copy()?).step(step)?);
     }
-    Ok((streams, raw))
+    Ok(streams)
 }

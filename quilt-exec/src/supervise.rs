@@ -96,7 +96,7 @@ impl Ending {
 }
 
 /// Carries the streams and the signals until the command has ended and what it wrote has been passed on. Does not wait
-/// for what the command left running. Calls `ended` as soon as the command is dead.
+/// for what the command left running.
 pub fn supervise(
     target: &Target,
     program: &Program,
@@ -104,7 +104,6 @@ pub fn supervise(
     mut streams: Streams,
     signals: &Signals,
     limit: Option<Duration>,
-    ended: impl Fn(),
 ) -> Result<Ending, ExecError> {
     let mut deadline = limit.map(|limit| Instant::now() + limit);
     let mut started = false;
@@ -120,7 +119,7 @@ pub fn supervise(
             };
             let mut fds = vec![
                 asked(signals.0.as_fd(), true),
-                asked(running.child.pidfd.as_fd(), ending.is_none()),
+                asked(running.control.as_fd(), ending.is_none()),
                 asked(running.failure.as_fd(), !started),
             ];
             let pumps = streams.input.iter().chain(&streams.outputs);
@@ -156,8 +155,7 @@ pub fn supervise(
         }
         if !started && (events[1] || events[2]) {
             if let Err(failed) = running.started(target, program) {
-                running.reap();
-                ended();
+                running.status();
                 return Err(failed);
             }
             started = true;
@@ -179,9 +177,8 @@ pub fn supervise(
             _ => true,
         });
         if ending.is_none() && events[1] {
-            let status = running.reap();
+            let status = running.status();
             ending = Some(if timed_out { Ending::TimedOut } else { Ending::Exited(status) });
-            ended();
             // Whoever reads slowly gets everything, unless there is a time to be kept.
             deadline = timed_out.then(|| Instant::now() + REST);
             streams.input = None;

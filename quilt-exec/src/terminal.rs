@@ -41,24 +41,22 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Makes the terminal raw; `None` if `fd` is none.
-    pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Option<Raw>> {
+    /// Notes how the terminal is; `None` if `fd` is none.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<Option<Raw>> {
         let Ok(before) = tcgetattr(fd) else { return Ok(None) };
-        let raw = Raw { terminal: fd.try_clone_to_owned()?, before };
-        let mut settings = raw.before.clone();
+        Ok(Some(Raw { terminal: fd.try_clone_to_owned()?, before }))
+    }
+
+    /// Makes it raw.
+    pub(crate) fn start(&self) {
+        let mut settings = self.before.clone();
         cfmakeraw(&mut settings);
-        tcsetattr(fd, SetArg::TCSADRAIN, &settings)?;
-        Ok(Some(raw))
+        let _ = tcsetattr(self.fd(), SetArg::TCSADRAIN, &settings);
     }
 
     /// The terminal.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.terminal.as_fd()
-    }
-
-    /// Puts it back as it was.
-    pub(crate) fn restore(&self) {
-        restore(self.fd(), &self.before);
     }
 
     /// How it was.
@@ -69,7 +67,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        self.restore();
+        restore(self.fd(), &self.before);
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, read};
-use quilt_exec::{Guard, Program, Running, Stdio, Target};
+use quilt_exec::{Program, Running, Stdio, Target};
 use quilt_record::{Error, Instance, Step, readonly, sys};
 
 use crate::inside::MODE;
@@ -37,7 +37,6 @@ pub(crate) struct Entered {
     running: Running,
     socket: UnixStream,
     output: OwnedFd,
-    guard: Option<Guard>,
     /// Whether it has run anything that may have left something running.
     used: bool,
 }
@@ -55,12 +54,12 @@ pub(crate) struct Try {
 
 impl Entered {
     /// Enters, and proves it: a nonce comes back from a process whose namespaces are the init's and whose cgroup, seen
-    /// from outside, is a leaf of the container's. `guarded`: something will be run there.
+    /// from outside, is a leaf of the container's. `once`: that is all it is for.
     pub(crate) fn enter(
         instance: &Instance,
         target: &Target,
         watch: &Watch<'_>,
-        guarded: bool,
+        once: bool,
         evidence: &mut Evidence,
     ) -> Result<Entered, Stop> {
         let deadline = watch.deadline(LIMIT);
@@ -79,8 +78,8 @@ impl Entered {
         let stderr = Some(stdout.try_clone().step(step)?);
         let stdio = Stdio { stdin: Some(theirs), stdout: Some(stdout), stderr, terminal: None };
         let running = target.enter(&program, stdio).map_err(Stop::Failed)?;
-        let mut entered = Entered { running, socket: socket.into(), output, guard: None, used: false };
-        match entered.prove(target, watch, &program, guarded, deadline, evidence) {
+        let mut entered = Entered { running, socket: socket.into(), output, used: false };
+        match entered.prove(target, watch, &program, once, deadline, evidence) {
             Ok(()) => Ok(entered),
             Err(stop) => {
                 entered.used = true;
@@ -95,14 +94,10 @@ impl Entered {
         target: &Target,
         watch: &Watch<'_>,
         program: &Program,
-        guarded: bool,
+        once: bool,
         deadline: Instant,
         evidence: &mut Evidence,
     ) -> Result<(), Stop> {
-        if guarded {
-            self.guard = Some(Guard::post(&self.running.leaf)?);
-        }
-        self.running.release();
         let nonce = sys::random_u128().to_ne_bytes();
         // If nobody is there to read it, the answer will be missing.
         let _ = self.socket.write_all(&nonce);
@@ -115,7 +110,7 @@ impl Entered {
             // It ended. Either it could not start, and says why, or it was killed.
             self.running.started(target, program).map_err(|failed| Stop::Failed(failed.error))?;
             watch.survived(&self.running)?;
-            return Err(no(format!("the process inside ended with status {}", self.running.reap())));
+            return Err(no(format!("the process inside ended with status {}", self.running.status())));
         }
         if answer != nonce {
             return Err(no("what came back from inside is not what was sent there"));
@@ -139,7 +134,7 @@ impl Entered {
             }
         }
         evidence.note("cgroup", self.running.leaf.name());
-        if !guarded {
+        if once {
             // It has done its part, and ends while the network is looked at.
             let _ = self.socket.shutdown(Shutdown::Both);
         }
@@ -204,20 +199,14 @@ impl Entered {
 
     /// Ends the process inside and all that it started, and removes their cgroup.
     pub(crate) fn leave(self) -> Result<(), Error> {
-        let Entered { running, socket, guard, used, .. } = self;
+        let Entered { running, socket, used, .. } = self;
         drop(socket);
-        let ended = if used {
-            running.kill(KILL)
-        } else {
-            // It is on its way out; there is nobody else.
-            running.reap();
-            running.leaf.remove().map(drop)
-        };
-        if let Some(guard) = guard {
-            guard.dismiss();
-            guard.reap();
+        if used {
+            return running.kill(KILL);
         }
-        ended
+        // It is on its way out; there is nobody else.
+        running.finish();
+        Ok(())
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn look(
     loop {
         let inside = match entered {
             Some(inside) => inside,
-            None => entered.insert(Entered::enter(instance, target, watch, true, &mut Evidence::default())?),
+            None => entered.insert(Entered::enter(instance, target, watch, false, &mut Evidence::default())?),
         };
         let counts = started.elapsed() >= want.start_period();
         evidence.tries += 1;

@@ -70,7 +70,7 @@ fn examine(context: &Context<'_, Want>) -> Result<(Probe, Option<Error>), Error>
     }
     let check = want.command()?;
     let entered = report
-        .phase("exec", |evidence| Entered::enter(context.instance, &target, &watch, check.is_some(), evidence))?;
+        .phase("exec", |evidence| Entered::enter(context.instance, &target, &watch, check.is_none(), evidence))?;
     let Some(entered) = entered else { return Ok(report.have()) };
     let mut entered = Some(entered);
     let rest = rest(context, &mut report, &target, &watch, check.as_deref(), &mut entered);

@@ -82,7 +82,7 @@ impl<'a> Watch<'a> {
         let deadline = Instant::now() + DYING;
         let ended = match self.wait(&[running.child.pidfd.as_fd()], deadline) {
             Ok(Event::Ready(_)) => {
-                running.reap();
+                running.status();
                 self.wait(&[], deadline)
             }
             other => other,
