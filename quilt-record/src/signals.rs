@@ -21,10 +21,12 @@ pub fn stopping() -> SigSet {
     STOPPING.into_iter().collect()
 }
 
-/// Blocks the stopping signals in this thread and every thread made later.
+/// Blocks the stopping signals in this thread and every thread made later, but for those that the caller ignores
+/// (nohup(1)): a signal that is blocked becomes pending even if it is ignored.
 pub fn block() {
+    let heeded: SigSet = STOPPING.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect();
     // Fails only for a bad `how` (sigprocmask(2)).
-    let _ = stopping().thread_block();
+    let _ = heeded.thread_block();
 }
 
 /// The stopping signal that is pending, if any.
