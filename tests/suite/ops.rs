@@ -270,3 +270,20 @@ fn a_reboot_leaves_stopped_containers() {
     world.quilt(&["exec", "web", "cat", "/kept"]).is(0, "x\n", "");
     world.quilt(&["rm", "-f", "web"]).ok();
 }
+
+#[test]
+fn an_instance_by_option() {
+    let world = World::new("option");
+    world.create("web", &[]);
+    let root = world.root.display().to_string();
+    let elsewhere = |args: &[&str]| world.command(args).env("QUILT_ROOT", world.path("nowhere")).go();
+    assert_eq!(elsewhere(&["ls", "--quiet"]).ok().stdout, "");
+    assert_eq!(elsewhere(&["--root", &root, "ls", "--quiet"]).ok().stdout, "web\n");
+    assert_eq!(elsewhere(&[&format!("--root={root}"), "exec", "web", "hostname"]).ok().stdout, "web\n");
+    let record =
+        elsewhere(&["--root", &root, "create", images::busybox().to_str().unwrap(), "--name", "db"]).ok().record();
+    assert!(record["unpack"]["have"]["upper"].as_str().unwrap().starts_with(&root));
+    elsewhere(&["ls", "--root", &root, "--quiet"]).is(0, "db\nweb\n", "");
+    assert!(!world.path("nowhere").join("containers").exists(), "asking made an instance");
+    elsewhere(&["--root"]).misused();
+}

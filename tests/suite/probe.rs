@@ -205,3 +205,27 @@ fn a_dead_container_is_told_from_a_sick_one() {
         "{out:?}"
     );
 }
+
+#[test]
+fn the_container_is_entered_once_and_nobody_sleeps() {
+    let world = World::new("once");
+    world.create("box", &["--health-check", "echo fine"]);
+    let traced = |calls: &str, args: &[&str]| {
+        let log = world.path("trace").display().to_string();
+        let trace = format!("trace={calls}");
+        let base = ["-f", "-qqq", "-e", "signal=none", "-e", &trace, "-o", &log];
+        world.run("strace", &[&base, args].concat()).go().ok();
+        std::fs::read_to_string(&log).unwrap().lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    // Exec phase and health check in one go: its mount namespace, with all that is in it, is entered once.
+    let tool = crate::harness::bin().join("quilt-probe").display().to_string();
+    let entered = traced("setns", &[&tool, "box"]);
+    assert_eq!(entered.iter().filter(|l| l.contains("CLONE_NEWNS")).count(), 1, "{entered:#?}");
+    // From create to rm no tool of Quilt's waits for time to pass.
+    let quilt = crate::harness::repo().join("scripts/quilt").display().to_string();
+    let image = images::busybox().display().to_string();
+    let slept = traced("nanosleep,clock_nanosleep", &[&quilt, "run", &image, "--health-check", "true", "--", "true"]);
+    assert_eq!(slept, [""; 0]);
+    let slept = traced("nanosleep,clock_nanosleep", &["sleep", "0.01"]);
+    assert_eq!(slept.len(), 1, "the trace does not see sleeps: {slept:?}");
+}

@@ -117,7 +117,7 @@ fn rounds(name: &str, victims: &[Victim], count: u64) {
         *seen.entry(round(&world, &before, victim, signal, after)).or_insert(0u64) += 1;
     }
     println!("{name}: {seen:?} in {whole:?}");
-    assert!(seen.get("undone").copied().unwrap_or(0) >= count / 5, "hardly any round hit anything: {seen:?}");
+    assert!(seen.get("undone").copied().unwrap_or(0) >= count / 20, "hardly any round hit anything: {seen:?}");
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn a_bar_for_people_only() {
     let silent = world.run(&tool, &["--id", "one", &image]).go().ok();
     assert_eq!(silent.stderr, "", "not a terminal");
     world.quilt(&["rm", "one"]).ok();
-    world.quilt(&["gc", "--purge", "--yes"]).ok();
+    world.command(&["gc", "--purge", "--yes"]).limit(std::time::Duration::from_secs(120)).go().ok();
     world.subnet("10.91.0.0/16");
     // A terminal as standard error; standard output stays the record's.
     let line = format!("{tool} --id two {image} >{}", world.path("out").display());

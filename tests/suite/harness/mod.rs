@@ -176,7 +176,9 @@ sys.exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(s
     /// Ends the instance.
     fn purge(&self) -> Option<Out> {
         let used = self.root.join("containers").exists();
-        used.then(|| self.quilt(&["gc", "--purge", "--yes"]))
+        // A whole Debian may have to go, on a busy disk.
+        let purge = self.command(&["gc", "--purge", "--yes"]).limit(Duration::from_secs(120));
+        used.then(|| purge.go())
     }
 }
 
