@@ -8,6 +8,7 @@ use nix::unistd::geteuid;
 
 use crate::error::{Code, Error, Step};
 use crate::id::{Id, base32, hash64};
+use crate::process::learn_boot_id;
 
 /// Where an instance keeps its things, and what it calls them.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ impl Instance {
     /// The instance under `root`, else under `$QUILT_ROOT`, else the machine's own (`/var/lib/quilt` and `/run/quilt`).
     /// Creates nothing.
     pub fn locate(root: Option<&Path>) -> Result<Instance, Error> {
+        learn_boot_id().step(|| "read the id of this boot")?;
         let root = match root {
             Some(root) => Some(root.to_owned()),
             None => std::env::var_os("QUILT_ROOT").filter(|r| !r.is_empty()).map(PathBuf::from),

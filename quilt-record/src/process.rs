@@ -14,12 +14,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Reads the id of this boot, once. [`crate::Instance::locate`] does: not to know it must end a program, for all that is
+/// recorded with another is taken for gone.
+pub fn learn_boot_id() -> io::Result<&'static str> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(boot) = BOOT.get() {
+        return Ok(boot);
+    }
+    let text = fs::read_to_string(BOOT_ID)?;
+    match text.trim() {
+        "" => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{BOOT_ID} is empty"))),
+        boot => Ok(BOOT.get_or_init(|| boot.to_owned())),
+    }
+}
+
 /// The id of this boot (`/proc/sys/kernel/random/boot_id`, random(4)). What is recorded with another is gone.
 pub fn boot_id() -> &'static str {
-    static BOOT: OnceLock<String> = OnceLock::new();
-    BOOT.get_or_init(|| {
-        fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
-    })
+    learn_boot_id().unwrap_or_default()
 }
 
 /// Who a process is, for longer than its pid.
@@ -42,7 +55,7 @@ impl ProcessId {
 
     /// A pidfd on the process, if it still lives; `None` if it is gone, a zombie, or of another boot.
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
-        if self.boot != boot_id() {
+        if self.boot != learn_boot_id()? {
             return Ok(None);
         }
         let fd = match sys::pidfd_open(self.pid) {
@@ -59,9 +72,10 @@ impl ProcessId {
         }
     }
 
-    /// Whether the process lives (a zombie does not).
+    /// Whether the process lives (a zombie does not). If it cannot be told (no descriptor is free, say), it counts as
+    /// living: what is done to the dead cannot be taken back.
     pub fn alive(&self) -> bool {
-        matches!(self.open(), Ok(Some(_)))
+        !matches!(self.open(), Ok(None))
     }
 }
 
