@@ -22,6 +22,12 @@ use crate::record::{RECORD_MAX, Record, STAGES};
 const CLAIM: &str = "claim";
 const RECORD: &str = "record.json";
 
+/// How often a claim begins again because `quilt gc` was quicker.
+const TRIES: u32 = 100;
+
+/// How long `quilt gc` may take to remove an empty directory.
+const GC_LIMIT: Duration = Duration::from_secs(10);
+
 /// A container's directory, open.
 #[derive(Debug)]
 pub struct Container {
@@ -38,25 +44,32 @@ impl Container {
         let step = || format!("claim the name {id}");
         let parent = open_dir(AT_FDCWD, &instance.containers()).step(step)?;
         let fresh = format!(".new-{claim}");
-        mkdirat(&parent, fresh.as_str(), Mode::S_IRWXU).step(step)?;
-        let made = || -> Result<OwnedFd, Error> {
-            let dir = open_dir(parent.as_fd(), fresh.as_str()).step(step)?;
-            lock::acquire(dir.as_fd(), Duration::ZERO, id.as_str())?;
-            symlinkat(Holder { claim, work }.to_string().as_str(), &dir, CLAIM).step(step)?;
-            write_at(&dir, RECORD, &record.to_string()).step(step)?;
-            match renameat2(&parent, fresh.as_str(), &parent, id.as_str(), RenameFlags::RENAME_NOREPLACE) {
-                Ok(()) => Ok(dir),
-                Err(Errno::EEXIST) => Err(exists(&id)),
-                Err(e) => Err(Error::os(step(), e)),
-            }
-        }();
-        match made {
-            Ok(dir) => Ok(Container { path: instance.containers().join(id.as_str()), id, dir }),
-            Err(error) => {
-                let _ = remove_flat(parent.as_fd(), &fresh);
-                Err(error)
+        let target = Holder { claim, work }.to_string();
+        for _ in 0..TRIES {
+            mkdirat(&parent, fresh.as_str(), Mode::S_IRWXU).step(step)?;
+            let made = || -> Result<Option<OwnedFd>, Error> {
+                let Some(dir) = lock_fresh(parent.as_fd(), &fresh, &id)? else { return Ok(None) };
+                match symlinkat(target.as_str(), &dir, CLAIM) {
+                    Err(Errno::ENOENT) => return Ok(None),
+                    made => made.step(step)?,
+                }
+                write_at(&dir, RECORD, &record.to_string()).step(step)?;
+                match renameat2(&parent, fresh.as_str(), &parent, id.as_str(), RenameFlags::RENAME_NOREPLACE) {
+                    Ok(()) => Ok(Some(dir)),
+                    Err(Errno::EEXIST) => Err(exists(&id)),
+                    Err(e) => Err(Error::os(step(), e)),
+                }
+            }();
+            match made {
+                Ok(Some(dir)) => return Ok(Container { path: instance.containers().join(id.as_str()), id, dir }),
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = remove_flat(parent.as_fd(), &fresh);
+                    return Err(error);
+                }
             }
         }
+        Err(Error::new(Code::Busy, step(), "quilt gc removes what is made for it again and again"))
     }
 
     /// Opens the directory of a container; `not_found` if there is none. Does not lock.
@@ -214,6 +227,17 @@ pub fn exists(id: &Id) -> Error {
     Error::new(Code::Exists, "", format!("a container named {id} exists (quilt rm {id} removes it)"))
 }
 
+/// Opens and locks a directory that was just made. `None` if it is gone again: until it is locked, it looks like what an
+/// interrupted command left, and `quilt gc` may have taken it for that.
+fn lock_fresh(parent: BorrowedFd<'_>, fresh: &str, id: &Id) -> Result<Option<OwnedFd>, Error> {
+    match open_dir(parent, fresh) {
+        // Whoever has the lock is about to remove it.
+        Ok(dir) => lock::acquire(dir.as_fd(), GC_LIMIT, id.as_str()).map(|()| Some(dir)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(e) => Err(Error::os(format!("claim the name {id}"), e)),
+    }
+}
+
 fn section_file(stage: &str) -> String {
     format!("{stage}.json")
 }
@@ -243,4 +267,43 @@ fn remove_flat(parent: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
         }
     }
     unlinkat(parent, name, UnlinkatFlags::RemoveDir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::{fs, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_made_though_gc_takes_it_for_remains() -> Result<(), Error> {
+        let root = std::env::temp_dir().join(format!("quilt-claim-{}", std::process::id()));
+        fs::create_dir_all(root.join("containers")).step(|| "make a directory")?;
+        let instance = Instance::locate(Some(&root))?;
+        let ended = AtomicBool::new(false);
+        let made = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    for entry in fs::read_dir(instance.containers()).into_iter().flatten().flatten() {
+                        if entry.file_name().as_encoded_bytes().starts_with(b".new-") {
+                            let _ = fs::remove_dir(entry.path());
+                        }
+                    }
+                }
+            });
+            let made = (0..200u128).try_for_each(|n| -> Result<(), Error> {
+                let (id, claim) = (Id::generate(n), Claim::generate());
+                let container = Container::claim(&instance, &Record::new(&id, &claim), Work::Settled)?;
+                assert_eq!(container.holder()?.claim, claim);
+                container.remove(claim)
+            });
+            ended.store(true, Ordering::Relaxed);
+            made
+        });
+        let left = Container::list(&instance)?;
+        fs::remove_dir_all(root).step(|| "clean up")?;
+        assert_eq!(left, []);
+        made
+    }
 }
