@@ -19,6 +19,7 @@ pub mod record;
 pub mod signals;
 pub mod stage;
 pub mod sys;
+mod takeover;
 pub mod units;
 
 pub use claim::Claim;

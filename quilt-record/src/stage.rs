@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::claim::{Claim, Work};
@@ -19,8 +19,9 @@ use crate::container::{Container, exists};
 use crate::error::{Code, Error, classify, complain};
 use crate::id::Id;
 use crate::instance::Instance;
-use crate::process::{ProcessId, boot_id};
+use crate::process::ProcessId;
 use crate::record::{FORMAT, RECORD_MAX, Record, STAGES, Section};
+use crate::takeover::{claim_or_open, done_in_this_boot};
 use crate::{signals, sys};
 
 /// The options that every stage has.
@@ -176,7 +177,8 @@ where
         return Ok(ExitCode::SUCCESS);
     }
     let (id, claim) = (record.id()?, record.claim()?);
-    let container = if dry { None } else { Some(claim_or_open(&instance, record, wrapper()?)?) };
+    let container =
+        if dry { None } else { Some(claim_or_open(stage.name, stage.again, &instance, record, wrapper()?)?) };
     signals::check()?;
     let context = Context { instance: &instance, record, id, claim, container: container.as_ref(), want: &want };
     let outcome = (stage.act)(&context);
@@ -241,7 +243,7 @@ where
         return Ok(());
     }
     let myself = ProcessId::of(Pid::this().as_raw())?;
-    let container = claim_or_open(instance, record, Some(myself))?;
+    let container = claim_or_open(stage.name, stage.again, instance, record, Some(myself))?;
     let (id, claim) = (record.id()?, record.claim()?);
     let context = Context { instance, record, id, claim, container: Some(&container), want: &want };
     let (have, refusal) = match (stage.act)(&context)? {
@@ -389,34 +391,6 @@ fn saved_or_new(name: &str, args: &StageArgs, instance: &Instance) -> Result<Rec
     }
 }
 
-/// Opens the container that the record claims, or claims it. Locked, and marked as `worker`'s, if there is one.
-fn claim_or_open(instance: &Instance, record: &Record, worker: Option<ProcessId>) -> Result<Container, Error> {
-    let (id, claim) = (record.id()?, record.claim()?);
-    let container = match Container::open(instance, &id) {
-        Ok(container) => container,
-        Err(e) if e.code == Code::NotFound => {
-            let work = worker.map_or(Work::Settled, Work::Creating);
-            return Container::claim(instance, record, work);
-        }
-        Err(e) => return Err(e),
-    };
-    // Only under the lock: whoever removes the container takes the claim over first.
-    if container.holder()?.claim != claim {
-        return Err(exists(&id));
-    }
-    container.lock(Duration::from_secs(10))?;
-    let holder = container.holder()?;
-    if holder.claim != claim || holder.work == Work::Removing {
-        return Err(Error::new(Code::Interrupted, "", format!("the container {id} was removed meanwhile")));
-    }
-    if holder.work == Work::Settled
-        && let Some(worker) = worker
-    {
-        container.set_work(claim, Work::Starting(worker))?;
-    }
-    Ok(container)
-}
-
 /// The identity of the wrapper, in a pipeline.
 fn wrapper() -> Result<Option<ProcessId>, Error> {
     let Some(pid) = pipeline() else { return Ok(None) };
@@ -433,15 +407,6 @@ fn merged<W: Serialize + DeserializeOwned>(record: &Record, name: &str, flags: &
         want.extend(given);
     }
     serde_json::from_value(Value::Object(want)).map_err(bad)
-}
-
-/// Whether the stage has been done, and what it made can still be there.
-fn done_in_this_boot(record: &Record, name: &str) -> Result<bool, Error> {
-    #[derive(Deserialize)]
-    struct Boot {
-        boot: Option<String>,
-    }
-    Ok(record.have::<Boot>(name)?.is_some_and(|have| have.boot.is_none_or(|boot| boot == boot_id())))
 }
 
 /// The place of a stage; one that is not in the list (`run`) comes after all.
