@@ -197,8 +197,11 @@ pub fn reclaim(instance: &Instance) -> Result<usize, Error> {
     lock::acquire(file.as_fd(), Duration::from_secs(10), "the leases")?;
     let mut count = 0;
     for (address, owner) in list(instance)? {
-        if stale(instance, &owner) {
-            fs::remove_file(dir(instance).join(address.to_string())).step(step)?;
+        let path = dir(instance).join(address.to_string());
+        // Since the list was made, its owner may have given it back and gone, and another taken it. Nobody but a reclaim
+        // touches the lease of one that is gone.
+        if stale(instance, &owner) && read(&path).step(step)? == Some(owner) {
+            fs::remove_file(&path).step(step)?;
             count += 1;
         }
     }
@@ -216,8 +219,9 @@ pub fn reclaim(instance: &Instance) -> Result<usize, Error> {
 fn stale(instance: &Instance, owner: &str) -> bool {
     let Some((claim, id)) = owner.split_once('/') else { return true };
     let Ok(id) = id.parse::<Id>() else { return true };
-    match Container::open(instance, &id).and_then(|container| container.holder()) {
-        Ok(holder) => holder.claim.to_string() != claim,
+    match Container::open(instance, &id) {
+        // One whose claim cannot be read may run, and stand on the address.
+        Ok(container) => container.holder().is_ok_and(|holder| holder.claim.to_string() != claim),
         Err(e) => e.code == Code::NotFound,
     }
 }
