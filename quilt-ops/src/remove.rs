@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use quilt_record::claim::Work;
 use quilt_record::container::remove_remains;
-use quilt_record::process::wait_dead;
+use quilt_record::process::wait_gone;
 use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step, leaf, sys};
 use quilt_unpack::{images, tree};
 
@@ -20,6 +22,9 @@ pub const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long to wait for what was killed. SIGKILL is not instant for who waits for a disk.
 pub const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often what came in after the kill is killed as well.
+const LATECOMERS: u32 = 5;
 
 /// Removes a container; one that runs or is being made only if `force`.
 pub fn remove(instance: &Instance, id: &Id, force: bool) -> anyhow::Result<()> {
@@ -105,13 +110,20 @@ fn kill(instance: &Instance, id: &Id, init: Option<&OwnedFd>) -> Result<(), Erro
         // In case it is in no cgroup of ours.
         let _ = sys::pidfd_send_signal(init.as_fd(), Signal::SIGKILL);
     }
-    leaf::kill_all(&hierarchies, KILL_LIMIT)?;
-    if let Some(init) = init
-        && !wait_dead(init, KILL_LIMIT).step(step)?
-    {
-        return Err(Error::new(Code::Timeout, step(), "it still lives"));
+    let mut again = LATECOMERS;
+    loop {
+        leaf::kill_all(&hierarchies, KILL_LIMIT)?;
+        if let Some(init) = init
+            && !wait_gone(init, KILL_LIMIT).step(step)?
+        {
+            return Err(Error::new(Code::Timeout, step(), "it still lives"));
+        }
+        match leaf::remove_all(&hierarchies) {
+            // An exec that was under way has come in after the kill (with the host's pid namespace it can).
+            Err(e) if e.code == Code::Busy && again > 0 => again -= 1,
+            done => return done,
+        }
     }
-    leaf::remove_all(&hierarchies)
 }
 
 /// Ends what runs and takes back its kernel objects; files and address stay.
@@ -127,6 +139,7 @@ pub fn undo_claim(instance: &Instance, claim: Claim, id: Option<&Id>, force: boo
     for signal in quilt_record::signals::STOPPING {
         sys::ignore_signal(signal);
     }
+    disown();
     let done = match find(instance, claim, id)? {
         Some(container) => undo_container(instance, container, claim, force),
         None => Ok(()),
@@ -136,6 +149,14 @@ pub fn undo_claim(instance: &Instance, claim: Claim, id: Option<&Id>, force: boo
     done?;
     remains?;
     Ok(image?)
+}
+
+/// Lets the kernel reap this process's children. A stage that failed became this program, and may have left it one inside
+/// the container: as long as that is not reaped, the container's init cannot end (pid_namespaces(7)).
+fn disown() {
+    sys::ignore_signal(Signal::SIGCHLD);
+    while matches!(waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)), Ok(s) if s.pid().is_some()) {
+    }
 }
 
 fn undo_container(instance: &Instance, container: Container, claim: Claim, force: bool) -> anyhow::Result<()> {
@@ -195,7 +216,8 @@ fn find(instance: &Instance, claim: Claim, id: Option<&Id>) -> Result<Option<Con
                 return Ok(Some(container));
             }
             Ok(_) => {}
-            Err(e) if e.code == Code::NotFound => {}
+            // Gone; or no directory, and so nothing that a claim can be in.
+            Err(e) if matches!(e.code, Code::NotFound | Code::Invalid) => {}
             Err(e) => return Err(e),
         }
     }

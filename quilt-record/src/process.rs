@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -125,6 +125,39 @@ pub fn wait_dead(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+/// How soon to look at a process that was killed and does not end.
+const SOON: Duration = Duration::from_millis(50);
+
+/// Waits until a process that was killed holds nothing any more; false if `limit` passed first.
+///
+/// That is its end, but for the init of a pid namespace, which keeps its number until every process in there has been
+/// reaped. One whose parent is outside and was killed is for the host's reaper, and that may be a program which never
+/// reaps. There is no event for this, so it is looked for: rarely, and never where things go as they should.
+pub fn wait_gone(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
+    let deadline = std::time::Instant::now() + limit;
+    let mut pause = SOON;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        if wait_dead(pidfd, pause.min(left))? || is_husk(pidfd) {
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
+        }
+        pause *= 2;
+    }
+}
+
+/// Whether the process has given up its memory, files and namespaces, in this order (`do_exit`, Linux `kernel/exit.c`).
+fn is_husk(pidfd: &OwnedFd) -> bool {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    let Some(pid) = pid.filter(|pid| *pid > 0) else { return false };
+    matches!(fs::read_link(format!("/proc/{pid}/ns/mnt")), Err(e) if e.kind() == io::ErrorKind::NotFound)
+        // Else the number may be another's by now.
+        && matches!(wait_dead(pidfd, Duration::ZERO), Ok(false))
 }
 
 /// A poll(2) timeout: rounded up, so that a wait never ends before its time and spins.
