@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use quilt_record::claim::Work;
 use quilt_record::error::{classify, complain};
 use quilt_record::have::Hierarchy;
@@ -188,6 +188,13 @@ impl<'a> Collector<'a> {
                 match lock::acquire(dir.as_fd(), Duration::ZERO, &name) {
                     Err(e) if e.code == Code::Busy => return Ok(false),
                     other => other?,
+                }
+                // Whoever held the lock may have finished, and another have begun under the same name.
+                let same = |a: FileStat, b: FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+                match fstatat(&parent, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                    Ok(now) if same(now, fstat(&dir).map_err(std::io::Error::from)?) => {}
+                    Ok(_) | Err(Errno::ENOENT) => return Ok(false),
+                    Err(e) => return Err(std::io::Error::from(e).into()),
                 }
                 if !self.dry {
                     tree::remove(parent.as_fd(), &name)?;
