@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use quilt_record::claim::{Claim, Work};
@@ -17,6 +17,9 @@ use quilt_record::sys;
 
 use crate::cache::{self, Image, is_digest};
 use crate::tree;
+
+/// The start of a lock file's name.
+const LOCK: &str = ".lock-";
 
 /// The unpacked images, in the order of their digests.
 pub fn list(instance: &Instance) -> Result<Vec<Image>, Error> {
@@ -61,17 +64,19 @@ fn refuse_used(instance: &Instance, digest: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what the claim's unpacking left half-made, if anything.
+/// Removes what the claim's unpacking left half-made, if anything, and lock files that nobody holds: one may be its.
 pub fn remove_half_made(instance: &Instance, claim: Claim) -> Result<(), Error> {
-    let name = format!(".new-{claim}");
-    // Nearly always there is nothing, and one call tells.
-    if unlinkat(AT_FDCWD, &instance.images().join(&name), UnlinkatFlags::RemoveDir) == Err(Errno::ENOENT) {
-        return Ok(());
-    }
-    match cache::open(&instance.images())? {
-        Some(dir) => tree::remove(dir.as_fd(), &name),
-        None => Ok(()),
-    }
+    let Some(dir) = cache::open(&instance.images())? else { return Ok(()) };
+    tree::remove(dir.as_fd(), &format!(".new-{claim}"))?;
+    let names = names(instance)?;
+    names.iter().filter(|name| name.starts_with(LOCK)).try_for_each(|name| unlink_unheld(&dir, name))
+}
+
+/// The names of all that is in the directory of the images.
+fn names(instance: &Instance) -> Result<Vec<String>, Error> {
+    let path = instance.images();
+    let entries = fs::read_dir(&path).step(|| format!("list {}", path.display()))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }
 
 /// Removes what interrupted commands left among the images: half-made ones whose claim is nobody's, half-removed ones,
@@ -79,19 +84,17 @@ pub fn remove_half_made(instance: &Instance, claim: Claim) -> Result<(), Error> 
 pub fn sweep(instance: &Instance) -> Result<(), Error> {
     let Some(dir) = cache::open(&instance.images())? else { return Ok(()) };
     let path = instance.images();
-    let step = || format!("list {}", path.display());
-    let names: Vec<String> =
-        fs::read_dir(&path).step(step)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let names = names(instance)?;
     // After the names: a claim is older than what is made under it, and outlives it.
     let claims = claims(instance)?;
     for name in names {
         if let Some(claim) = name.strip_prefix(".new-") {
-            if !claims.contains(claim) {
+            if claims.as_ref().is_some_and(|claims| !claims.contains(claim)) {
                 tree::remove(dir.as_fd(), &name)?;
             }
         } else if name.starts_with(".rm-") {
             tree::remove(dir.as_fd(), &name)?;
-        } else if name.starts_with(".lock-") {
+        } else if name.starts_with(LOCK) {
             unlink_unheld(&dir, &name)?;
         } else if name.starts_with("at.") && !path.join(&name).exists() {
             unlink(&dir, &name)?;
@@ -100,16 +103,17 @@ pub fn sweep(instance: &Instance) -> Result<(), Error> {
     Ok(())
 }
 
-fn claims(instance: &Instance) -> Result<HashSet<String>, Error> {
+/// All claims that there are; `None` if one cannot be read, and so may be any.
+fn claims(instance: &Instance) -> Result<Option<HashSet<String>>, Error> {
     let mut claims = HashSet::new();
     for id in Container::list(instance)? {
         match Container::open(instance, &id).and_then(|container| container.holder()) {
             Ok(holder) => drop(claims.insert(holder.claim.to_string())),
             Err(e) if e.code == Code::NotFound => {}
-            Err(e) => return Err(e),
+            Err(_) => return Ok(None),
         }
     }
-    Ok(claims)
+    Ok(Some(claims))
 }
 
 fn unlink_unheld(dir: &OwnedFd, name: &str) -> Result<(), Error> {
