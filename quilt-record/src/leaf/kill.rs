@@ -69,7 +69,8 @@ pub(super) fn kill(dirs: &[Dir], deadline: Instant, what: &str) -> Result<(), Er
     }
 }
 
-/// Kills by cgroup.kill (Linux 5.14, v2); false if there is no such file.
+/// Kills by cgroup.kill (Linux 5.14, v2); false if there is no such file. Whoever else empties the cgroup may remove it at
+/// the same time.
 fn kill_at_once(dirs: &[Dir], deadline: Instant, what: &str) -> Result<bool, Error> {
     match dirs.iter().find(|d| d.version == 2) {
         Some(unified) if unified.write("cgroup.kill", "1")? => {
@@ -111,8 +112,11 @@ fn signal_all(dir: &Dir) -> Result<Vec<OwnedFd>, Error> {
 /// The processes' own ends are not held back: wait for both, and ask again.
 pub(super) fn settle(dir: &Dir, deadline: Instant) -> Result<bool, Error> {
     let step = || format!("read {}", dir.path.join("cgroup.events").display());
-    let events = openat(&dir.fd, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-    let events = File::from(events.step(step)?);
+    let events = match openat(&dir.fd, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+        // Removed meanwhile, which takes that nobody was in it.
+        Err(Errno::ENOENT | Errno::ENODEV) => return Ok(true),
+        events => File::from(events.step(step)?),
+    };
     while dir.says_populated(&events)? {
         let dying: Vec<OwnedFd> =
             dir.pids()?.iter().take(WATCHED).filter_map(|pid| sys::pidfd_open(*pid).ok()).collect();

@@ -48,7 +48,7 @@ impl Dir {
         }
         match openat(&self.fd, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
             Ok(events) => self.says_populated(&events.into()),
-            Err(Errno::ENOENT) => Ok(false),
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
             Err(e) => Err(Error::os(format!("read {}", self.path.join("cgroup.events").display()), e)),
         }
     }
@@ -71,12 +71,15 @@ impl Dir {
         Ok(pids)
     }
 
-    /// Writes to one of its files; false if there is no such file.
+    /// Writes to one of its files; false if there is no such file, or the directory was removed.
     pub(super) fn write(&self, file: &str, text: &str) -> Result<bool, Error> {
         let step = || format!("write {text} to {}", self.path.join(file).display());
         match openat(&self.fd, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
-            Ok(fd) => write(&fd, text.as_bytes()).map(|_| true).step(step),
-            Err(Errno::ENOENT) => Ok(false),
+            Ok(fd) => match write(&fd, text.as_bytes()) {
+                Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
+                written => written.map(|_| true).step(step),
+            },
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
             Err(e) => Err(Error::os(step(), e)),
         }
     }
