@@ -191,8 +191,7 @@ fn gc_takes_what_is_dead_and_nothing_else() {
     let image = images::busybox().display().to_string();
     let create = world.command(&["create", &image, "--name", "dead", "--health-check", "sleep 60"]).start();
     assert!(eventually(5 * SECOND, || world.root.join("containers/dead/spawn.json").exists()));
-    create.signal_group(Signal::SIGKILL);
-    create.finish();
+    create.kill_group();
     assert_ne!(world.inventory(), before);
     world.quilt(&["gc"]).ok();
     world.assert_same(&before, SETTLE);
@@ -242,9 +241,10 @@ fn rm_of_what_was_damaged_or_died() {
         world.quilt(&["rm", "-f", "box"]).ok();
         world.assert_same(&before, SETTLE);
     }
-    // Cgroups made inside, and a frozen container.
+    // While a command runs in it.
     world.create("box", &["--pids", "50"]);
-    let exec = world.command(&["exec", "box", "sleep", "1000"]).start();
+    let exec = world.command(&["exec", "box", "sh", "-c", "touch /tmp/on; exec sleep 1000"]).start();
+    assert!(eventually(5 * SECOND, || world.quilt(&["exec", "box", "test", "-e", "/tmp/on"]).status == 0));
     let started = Instant::now();
     world.quilt(&["rm", "-f", "box"]).ok();
     assert!(started.elapsed() < 2 * SECOND);

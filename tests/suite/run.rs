@@ -74,8 +74,7 @@ fn gone_after_gc_if_the_whole_group_was_killed() {
     let (world, before, image) = warm("group");
     let run = world.command(&["run", &image, "--", "sleep", "92"]).start();
     assert!(eventually(Duration::from_secs(5), || running("sleep 92")));
-    run.signal_group(Signal::SIGKILL);
-    run.finish();
+    run.kill_group();
     world.quilt(&["gc"]).ok();
     world.assert_same(&before, SETTLE);
 }

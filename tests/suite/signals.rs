@@ -65,10 +65,13 @@ fn round(world: &World, before: &Inventory, victim: Victim, signal: Signal, afte
         // That stage has come and gone: hit nothing, which must do no harm either.
         (_, None) => {}
     }
-    let out = create.finish();
-    if matches!((victim, signal), (Victim::Group, Signal::SIGKILL)) {
+    let out = if matches!((victim, signal), (Victim::Group, Signal::SIGKILL)) {
+        let out = create.kill_group();
         world.quilt(&["gc"]).ok();
-    }
+        out
+    } else {
+        create.finish()
+    };
     let what = format!("{victim:?} {signal} after {after:?}: {out:#?}");
     let complete = serde_json::from_str::<serde_json::Value>(&out.stdout)
         .is_ok_and(|r| r["probe"]["have"]["ready"] == true && r.get("error").is_none());
@@ -142,8 +145,13 @@ fn hit(world: &World, random: &mut Random, args: &[&str], whole: Duration) -> cr
     while Instant::now() < until {
         std::hint::spin_loop();
     }
-    run.signal_group([Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL][random.below(3) as usize]);
-    run.finish()
+    match [Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL][random.below(3) as usize] {
+        Signal::SIGKILL => run.kill_group(),
+        signal => {
+            run.signal_group(signal);
+            run.finish()
+        }
+    }
 }
 
 #[test]

@@ -161,6 +161,16 @@ impl Running {
         let _ = killpg(Pid::from_raw(self.pid), signal);
     }
 
+    /// Ends all of its process group by SIGKILL, and waits until all of it is gone: a process that has closed its
+    /// output may still hold a lock.
+    pub fn kill_group(self) -> Out {
+        let group = Pid::from_raw(self.pid);
+        self.signal_group(Signal::SIGKILL);
+        let out = self.finish();
+        assert!(super::eventually(super::SETTLE, || killpg(group, None).is_err()), "alive after SIGKILL: {out:?}");
+        out
+    }
+
     /// Waits for it to end and its output to be closed.
     pub fn finish(self) -> Out {
         let (what, limit) = (self.what.clone(), self.limit);
