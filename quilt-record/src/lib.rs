@@ -8,6 +8,7 @@ pub mod claim;
 pub mod confine;
 pub mod container;
 pub mod error;
+pub mod handover;
 pub mod have;
 pub mod id;
 pub mod instance;

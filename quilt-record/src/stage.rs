@@ -1,7 +1,7 @@
 //! What every stage of a create does around its own work: read the record, respect the claim, pass the record on,
 //! and undo. A tool's `main` is a call of [`run`].
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, geteuid, getppid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use crate::claim::{Claim, Work};
 use crate::container::{Container, exists};
 use crate::error::{Code, Error, classify, complain};
+use crate::handover::{hand_over, print, print_text};
 use crate::id::Id;
 use crate::instance::Instance;
 use crate::process::ProcessId;
@@ -173,7 +174,7 @@ where
     }
     let want: W = merged(record, stage.name, flags)?;
     if !stage.again && !dry && done_in_this_boot(record, stage.name)? {
-        print(record)?;
+        pass_on(record)?;
         return Ok(ExitCode::SUCCESS);
     }
     let (id, claim) = (record.id()?, record.claim()?);
@@ -182,7 +183,7 @@ where
     signals::check()?;
     let context = Context { instance: &instance, record, id, claim, container: container.as_ref(), want: &want };
     let outcome = (stage.act)(&context);
-    finish(stage, args, want, outcome?, container.as_ref(), record)
+    finish(stage, args, want, outcome?, container, record)
 }
 
 /// Saves the section, settles the claim if this was the last stage, and passes the record on.
@@ -191,7 +192,7 @@ fn finish<W: Serialize, H: Serialize>(
     args: &StageArgs,
     want: W,
     outcome: Outcome<H>,
-    container: Option<&Container>,
+    container: Option<Container>,
     record: &mut Record,
 ) -> anyhow::Result<ExitCode> {
     let (section, refusal) = match outcome {
@@ -200,7 +201,7 @@ fn finish<W: Serialize, H: Serialize>(
         Outcome::Plan(plan) => (Section { want, have: None, plan: Some(plan) }, None),
     };
     record.set(stage.name, &section);
-    if let Some(container) = container {
+    if let Some(container) = &container {
         let text = serde_json::to_string(&section)?;
         container.write_section(stage.name, &text)?;
     }
@@ -208,18 +209,26 @@ fn finish<W: Serialize, H: Serialize>(
     if let Some(error) = &refusal {
         record.set("error", &error.failure(&tool(stage.name)));
     }
-    match args.answer {
-        Answer::Id if refusal.is_none() => print_text(&format!("{}\n", record.id()?))?,
-        _ => print(record)?,
-    }
-    // Settled only once the answer is out: until then a reader that went away undoes it.
     let until: Option<String> = record.get("until")?;
     let last = until.as_deref().unwrap_or(STAGES[STAGES.len() - 1]);
-    if let Some(container) = container
-        && pipeline().is_some()
-        && last == stage.name
-    {
-        container.set_work(record.claim()?, Work::Settled)?;
+    match container {
+        // The next stage wants the lock as soon as it has the record.
+        container if last != stage.name => {
+            drop(container);
+            pass_on(record)?;
+        }
+        container => {
+            match args.answer {
+                Answer::Id if refusal.is_none() => print_text(&format!("{}\n", record.id()?))?,
+                _ => print(record)?,
+            }
+            // Only once the answer is out: until then a reader that went away undoes it.
+            if let Some(container) = container
+                && pipeline().is_some()
+            {
+                container.set_work(record.claim()?, Work::Settled)?;
+            }
+        }
     }
     Ok(match refusal {
         None => ExitCode::SUCCESS,
@@ -271,7 +280,8 @@ fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, error:
     let _ = print(record);
     complain(&tool, error);
     if let (Ok(id), Ok(claim)) = (record.id(), record.claim()) {
-        if pipeline().is_some() {
+        // Nobody but root has done anything.
+        if pipeline().is_some() && geteuid().is_root() {
             return undo_all(&id, claim, args, error.code);
         }
         if let Ok(instance) = Instance::locate(args.root.as_deref())
@@ -348,6 +358,11 @@ where
     Ok(ExitCode::SUCCESS)
 }
 
+/// Passes the record on; in a pipeline, into the next stage's hands.
+fn pass_on(record: &Record) -> Result<(), Error> {
+    if pipeline().is_some() { hand_over(record) } else { print(record) }
+}
+
 /// The record of one line of standard input.
 fn read_record() -> Result<Record, Error> {
     let mut line = String::new();
@@ -361,18 +376,6 @@ fn read_record() -> Result<Record, Error> {
         )),
         Ok(_) => Record::parse(&line),
     }
-}
-
-/// Prints the record as one line on standard output.
-pub fn print(record: &Record) -> Result<(), Error> {
-    let mut line = record.to_string();
-    line.push('\n');
-    print_text(&line)
-}
-
-fn print_text(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::os("pass the record on", e))
 }
 
 /// Without a record: the saved one of `--id`, or a new one.

@@ -61,6 +61,14 @@ pub fn flock(fd: BorrowedFd<'_>, try_only: bool) -> io::Result<()> {
     check(unsafe { libc::flock(fd.as_raw_fd(), operation) }.into()).map(drop)
 }
 
+/// How many bytes a pipe holds (FIONREAD, pipe(7)), asked at either end.
+pub fn unread_bytes(pipe: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD stores one int.
+    check(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) }.into())?;
+    Ok(count as usize)
+}
+
 /// The pending signals of thread and process (sigpending(2)).
 pub fn pending_signals() -> SigSet {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();

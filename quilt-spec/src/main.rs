@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use nix::sys::signal::Signal;
 use quilt_record::record::FORMAT;
-use quilt_record::{Claim, Code, End, Record, error, stage, sys};
+use quilt_record::{Claim, Code, End, Record, error, handover, sys};
 use quilt_spec::cli::{CreateCli, RunCli, StartCli};
 use quilt_spec::spec::Refusal;
 
@@ -85,7 +85,7 @@ fn end(verb: &str, error: &clap::Error) -> ExitCode {
 }
 
 fn pass_on(record: &Record, status: ExitCode) -> ExitCode {
-    let printed = stage::print(record);
+    let printed = handover::print(record);
     match printed {
         Ok(()) => status,
         Err(error) => {

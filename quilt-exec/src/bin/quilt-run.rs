@@ -12,7 +12,7 @@ use quilt_exec::{ExecError, Heir, Signals, Target};
 use quilt_record::error::complain;
 use quilt_record::record::RECORD_MAX;
 use quilt_record::units::Span;
-use quilt_record::{Claim, Code, Error, Id, Instance, Record, Step, readonly, stage, sys};
+use quilt_record::{Claim, Code, Error, Id, Instance, Record, Step, handover, readonly, stage, sys};
 use serde::Deserialize;
 
 const TOOL: &str = "quilt-run";
@@ -108,7 +108,7 @@ fn incoming() -> Result<Incoming, ExecError> {
         return Ok(Incoming::End(end.status));
     }
     if record.get("dry_run")?.unwrap_or(false) {
-        stage::print(&record)?;
+        handover::print(&record)?;
         return Ok(Incoming::End(0));
     }
     Ok(Incoming::Record(record))

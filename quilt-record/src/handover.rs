@@ -1,0 +1,50 @@
+//! Passing the record on so that somebody always holds it.
+//!
+//! A stage that has written its record into the pipe is not done with it: the next one may not have been started yet, or
+//! may die of a signal before it has got as far as blocking it, and the record would lie in a pipe that nobody reads,
+//! what it stands for with it. So in a pipeline a stage stays until its reader has taken the record, off everybody's
+//! way, and undoes if the reader is gone.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::error::{Code, Error, Step};
+use crate::record::Record;
+use crate::sys;
+
+/// Prints text on standard output.
+pub fn print_text(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).step(|| "pass the record on")
+}
+
+/// Prints the record as one line on standard output.
+pub fn print(record: &Record) -> Result<(), Error> {
+    let mut line = record.to_string();
+    line.push('\n');
+    print_text(&line)
+}
+
+/// Prints the record, and returns when the reader of the pipe has taken it. Fails with `interrupted` if the reader is
+/// gone and has not. If standard output is no pipe, does not wait.
+pub fn hand_over(record: &Record) -> Result<(), Error> {
+    let out = io::stdout();
+    // With room for one buffer only, the pipe is writable again when that has been read: an event to wait for.
+    let one = fcntl(&out, FcntlArg::F_SETPIPE_SZ(1)).is_ok();
+    print(record)?;
+    while one {
+        let mut pipe = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut pipe, PollTimeout::NONE) {
+            Ok(_) if sys::unread_bytes(out.as_fd()).step(|| "look into the pipe")? == 0 => break,
+            // Not empty, so it is the reader's end that has something to say.
+            Ok(_) => return Err(Error::new(Code::Interrupted, "pass the record on", "the next step died")),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(Error::os("pass the record on", e)),
+        }
+    }
+    Ok(())
+}
