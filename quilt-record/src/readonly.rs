@@ -32,14 +32,17 @@ pub fn bound(instance: &Instance) -> PathBuf {
     instance.run().join("bin")
 }
 
+/// The bind that is to be made: from where to where. `None` if it is there, or the tools are started from there.
+pub fn missing(instance: &Instance) -> Option<(PathBuf, PathBuf)> {
+    let (tools, target) = (bin_dir(), bound(instance));
+    (tools != target && !is_bound(&target)).then_some((tools, target))
+}
+
 /// Makes the read-only bind of the tools' directory, once per instance and boot: private, read-only, nosuid. Leaves
 /// alone one that is there, even of another build; only one whose directory has been deleted gives way. The instance
 /// must be prepared.
 pub fn ensure_bin(instance: &Instance) -> Result<(), Error> {
-    let (tools, target) = (bin_dir(), bound(instance));
-    if tools == target || is_bound(&target) {
-        return Ok(());
-    }
+    let Some((tools, target)) = missing(instance) else { return Ok(()) };
     let step = || format!("bind {} read-only to {}", tools.display(), target.display());
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let file = open(&instance.run().join("bin.lock"), flags, Mode::S_IRUSR | Mode::S_IWUSR).step(step)?;

@@ -98,7 +98,7 @@ fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
 
 fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
     match step {
-        Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
+        Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
         Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).map_err(os),
         Step::Net(_) => setns(have(&job.net)?, CloneFlags::CLONE_NEWNET).map_err(os),
         Step::Private => mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os),

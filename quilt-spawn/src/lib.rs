@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Code, Error, Id, Instance, Record, have};
+use quilt_record::{Code, Error, Id, Instance, Record, have, readonly};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -57,6 +57,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         return Err(Error::new(Code::Unsupported, "", "user namespaces are not supported yet").into());
     }
     let input = Input {
+        tools: readonly::missing(context.instance),
         container: container.path().clone(),
         hide: hidden(context.instance, unpack.digest.is_none(), &unpack.lower)?,
         lower: unpack.lower,
@@ -129,6 +130,7 @@ fn guess(
         }
     };
     Ok(Input {
+        tools: readonly::missing(instance),
         hide: hidden(instance, is_directory, &lower)?,
         lower,
         upper: container.join("upper"),

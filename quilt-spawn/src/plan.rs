@@ -15,6 +15,8 @@ mod text;
 /// What a plan is made from.
 #[derive(Clone, Debug, Default)]
 pub struct Input {
+    /// The read-only bind of the tools that is still to be made: from where to where.
+    pub tools: Option<(PathBuf, PathBuf)>,
     /// The container's directory.
     pub container: PathBuf,
     /// The read-only layers, the topmost first.
@@ -42,6 +44,8 @@ pub struct Input {
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// The tools' directory on a read-only mount, once per instance: init is started from there.
+    Tools(PathBuf, PathBuf),
     /// A file of the container's directory is made, empty.
     Empty(PathBuf),
     /// The cgroup leaf is made in every hierarchy.
@@ -177,6 +181,7 @@ pub fn plan(input: &Input) -> Vec<Step> {
     let want = &input.want;
     let mut steps = Vec::with_capacity(64);
     let files = if want.command.is_empty() { &FILES[..1] } else { &FILES };
+    steps.extend(input.tools.clone().map(|(tools, target)| Step::Tools(tools, target)));
     steps.extend(files.iter().map(|name| Step::Empty(input.container.join(name))));
     steps.push(Step::Leaf(input.hierarchies.iter().map(|h| h.path.join(LEAF)).collect()));
     let mut namespaces = vec!["mnt", "uts", "ipc"];

@@ -13,6 +13,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" ");
         match self {
+            Step::Tools(tools, target) => write!(f, "bind {} on {} (ro,nosuid)", tools.display(), target.display()),
             Step::Empty(path) => write!(f, "write {}: empty", path.display()),
             Step::Leaf(dirs) => write!(f, "mkdir {}", list(dirs)),
             Step::Clone { namespaces, tasks } => {
