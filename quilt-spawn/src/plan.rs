@@ -236,6 +236,7 @@ mod tests {
     fn input() -> Input {
         let hierarchy = |version, path: &str| Hierarchy { version, controllers: String::new(), path: path.into() };
         Input {
+            tools: Some(("/usr/local/bin".into(), "/q/run/bin".into())),
             container: "/q/c".into(),
             lower: vec!["/i".into()],
             upper: "/q/c/upper".into(),
@@ -258,6 +259,7 @@ mod tests {
     fn the_whole_plan() {
         let lines: Vec<String> = plan(&input()).iter().map(Step::to_string).collect();
         let expected = "\
+bind /usr/local/bin on /q/run/bin (ro,nosuid)
 write /q/c/exit: empty
 write /q/c/log: empty
 write /q/c/log.1: empty
@@ -303,7 +305,7 @@ exec quilt-init -- make test";
     fn idle_with_the_hosts_pids_and_network() {
         let mut input = input();
         input.want = Want { pid: Some(Pid::Host), ..Want::default() };
-        input.net = None;
+        (input.net, input.tools) = (None, None);
         let lines: Vec<String> = plan(&input).iter().map(Step::to_string).collect();
         assert_eq!(
             lines[2],
