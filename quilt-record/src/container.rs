@@ -89,7 +89,8 @@ impl Container {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(Error::os("list the containers", e)),
         };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let dirs = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let names = dirs.filter_map(|entry| entry.file_name().into_string().ok());
         let mut ids: Vec<Id> = names.filter_map(|name| name.parse().ok()).collect();
         ids.sort();
         Ok(ids)
@@ -127,7 +128,7 @@ impl Container {
 
     /// Who holds the container, and for what.
     pub fn holder(&self) -> Result<Holder, Error> {
-        let step = || format!("read the claim of {}", self.id);
+        let step = || format!("read the claim of {} (`quilt rm -f {}` removes it)", self.id, self.id);
         let target = readlinkat(&self.dir, CLAIM).step(step)?;
         let text = target.to_string_lossy();
         text.parse().map_err(|e: String| Error::new(Code::Invalid, step(), e))
@@ -145,8 +146,9 @@ impl Container {
     /// A file of the container's directory; `None` if it is not there.
     pub fn read(&self, name: &str) -> Result<Option<String>, Error> {
         let step = || format!("read {}", self.path.join(name).display());
-        let file = match openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
-        {
+        // A fifo would be waited for.
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = match openat(&self.dir, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::ENOENT) => return Ok(None),
             Err(e) => return Err(Error::os(step(), e)),

@@ -37,10 +37,11 @@ pub(crate) fn claim_or_open(
         }
         Err(e) => return Err(e),
     };
-    // Only under the lock: whoever removes the container takes the claim over first.
-    if container.holder()?.claim != claim {
+    // A claim that cannot be read is not ours either.
+    if !container.holder().is_ok_and(|holder| holder.claim == claim) {
         return Err(exists(&id));
     }
+    // Only under the lock: whoever removes the container takes the claim over first.
     container.lock(Duration::from_secs(10))?;
     let holder = container.holder()?;
     if holder.claim != claim || holder.work == Work::Removing {
