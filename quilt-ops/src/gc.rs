@@ -19,7 +19,7 @@ use quilt_unpack::{images, tree};
 use serde::Serialize;
 
 use crate::output::put_json;
-use crate::remove::{destroy, end};
+use crate::remove::{destroy, end, mark};
 use crate::{network, state, stop};
 
 /// What was found, and removed unless it is a dry run.
@@ -122,7 +122,7 @@ impl<'a> Collector<'a> {
             stop::forget(&container)?;
             container.set_work(holder.claim, Work::Settled)?;
         } else {
-            container.set_work(holder.claim, Work::Removing)?;
+            mark(&container, holder.claim)?;
             destroy(self.instance, container, holder.claim, init)?;
         }
         Ok(true)

@@ -1,6 +1,7 @@
 //! `quilt gc --purge`: the end of an instance, with all its containers and images.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -62,7 +63,8 @@ fn clear(dir: &Path, names: Option<&[&str]>) -> Result<(), Error> {
                 tree::remove(fd.as_fd(), name)?;
             }
             match fs::remove_dir(dir) {
-                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                // Somebody else's file is in it; or it is a mount point, and that is somebody else's.
+                Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) => Ok(()),
                 other => other.step(step),
             }
         }

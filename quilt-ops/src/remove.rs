@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -45,8 +46,28 @@ pub fn remove(instance: &Instance, id: &Id, force: bool) -> anyhow::Result<()> {
         Ok(holder) => holder.claim,
         Err(_) => network::lessee(instance, id)?.unwrap_or_else(Claim::generate),
     };
-    container.set_work(claim, Work::Removing)?;
+    mark(&container, claim)?;
     destroy(instance, container, claim, init)
+}
+
+/// Marks the container as being removed. That takes an inode, and it may be to get some that it is removed: then files go
+/// first that nobody needs to remove it. (The state that says what runs is not among them, as long as others do.)
+pub fn mark(container: &Container, claim: Claim) -> Result<(), Error> {
+    let mut expendable = ["log.1", "probe.json", "netns.json", "unpack.json", "record.json"].iter();
+    loop {
+        match (container.set_work(claim, Work::Removing), expendable.as_slice()) {
+            (Err(e), [file, ..]) if e.code == Code::NoSpace => {
+                container.unlink(file)?;
+                expendable.next();
+            }
+            // Somebody has put a directory there, which no symlink replaces.
+            (Err(e), _) if e.errno == Some(Errno::EISDIR as i32) => {
+                tree::remove(container.dir(), "claim")?;
+                return container.set_work(claim, Work::Removing);
+            }
+            (marked, _) => return marked,
+        }
+    }
 }
 
 fn refuse_in_use(container: &Container, running: bool) -> Result<(), Error> {
@@ -177,7 +198,7 @@ fn undo_container(instance: &Instance, container: Container, claim: Claim, force
             Ok(container.set_work(holder.claim, Work::Settled)?)
         }
         _ => {
-            container.set_work(holder.claim, Work::Removing)?;
+            mark(&container, holder.claim)?;
             destroy(instance, container, holder.claim, init)
         }
     }
