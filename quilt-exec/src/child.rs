@@ -2,6 +2,10 @@
 //!
 //! Everything that is needed from outside was opened before; from the first setns on the child acts on descriptors, and
 //! holds none of the host's by the time it follows a path of the container's.
+//!
+//! Into a pid namespace nobody moves, one is born. So the child, which nobody inside can see or send a signal to, does
+//! all there is to do, and only then forks the one who execs. Were it born there itself, somebody inside could stop it
+//! halfway, and would find the host's mounts and sockets in its `/proc/PID/mountinfo` and `/proc/PID/net`.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,6 +17,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, setsid, write};
+use quilt_record::leaf::unforked;
 use quilt_record::{Error, confine, sys};
 
 use crate::enter::{ExecError, Program, Stdio};
@@ -26,13 +31,24 @@ enum At {
     Streams,
     Confine,
     Workdir,
+    Fork,
+    Terminal,
     NotFound,
     Refused,
     Interpreter,
 }
 
-const PLACES: [At; 7] =
-    [At::Namespaces, At::Streams, At::Confine, At::Workdir, At::NotFound, At::Refused, At::Interpreter];
+const PLACES: [At; 9] = [
+    At::Namespaces,
+    At::Streams,
+    At::Confine,
+    At::Workdir,
+    At::Fork,
+    At::Terminal,
+    At::NotFound,
+    At::Refused,
+    At::Interpreter,
+];
 
 type Failed = (At, Errno);
 
@@ -46,6 +62,8 @@ pub(crate) fn explain(target: &Target, program: &Program, place: usize, errno: E
         At::Streams => (125, os("open the standard streams inside".to_owned())),
         At::Confine => (125, os("confine the command".to_owned())),
         At::Workdir => (125, os(format!("change to the directory {}", program.workdir.to_string_lossy()))),
+        At::Fork => (125, unforked("start the command", errno)),
+        At::Terminal => (125, os("make the terminal the command's own".to_owned())),
         At::NotFound => (127, os(format!("run {name}"))),
         At::Refused => (126, os(format!("run {name}"))),
         At::Interpreter => {
@@ -56,45 +74,62 @@ pub(crate) fn explain(target: &Target, program: &Program, place: usize, errno: E
     ExecError { status, error }
 }
 
-/// The child's life up to exec; comes back only with the status that says it failed.
-pub(crate) fn child(
-    target: &Target,
-    namespaces: CloneFlags,
-    program: &Program,
-    stdio: &Stdio,
-    fail: &OwnedFd,
-    wait: Option<&OwnedFd>,
-) -> u8 {
-    let told = |fail: BorrowedFd<'_>, (at, errno): Failed| {
-        let place = PLACES.iter().position(|p| *p == at).unwrap_or_default();
-        let _ = write(fail, &[place as u8, errno as i32 as u8]);
-        125
-    };
+/// What the child tells its parents by.
+pub(crate) struct Words {
+    /// Two bytes, what failed; closed by exec.
+    pub(crate) fail: OwnedFd,
+    /// What comes before exec, with a terminal: one byte says that it may.
+    pub(crate) wait: Option<OwnedFd>,
+}
+
+/// The child's life up to exec; comes back only with its status. If the program is another process, born in the
+/// container's pid namespace, `born` is told its pid, in four bytes, and the status is 0; that is a child of the child's
+/// parent, too.
+pub(crate) fn child(target: &Target, program: &Program, stdio: &Stdio, words: &Words, born: &OwnedFd) -> u8 {
+    let (mut namespaces, private_pid) = target.namespaces();
+    // Of that only the children are born in.
+    namespaces.set(CloneFlags::CLONE_NEWPID, private_pid);
     let [stdin, stdout, stderr] = match outside(target, namespaces, program, stdio) {
         Ok(streams) => streams,
-        Err(failed) => return told(fail.as_fd(), failed),
+        Err(failed) => return told(words.fail.as_fd(), failed),
     };
-    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), fail.as_fd()];
-    keep.extend(wait.map(|wait| wait.as_fd()));
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), words.fail.as_fd(), born.as_fd()];
+    keep.extend(words.wait.as_ref().map(|wait| wait.as_fd()));
     keep.extend(program.image.as_ref().map(|image| image.as_fd()));
-    match sys::keep_only(&keep) {
-        Ok(kept) => match kept.as_slice() {
-            [fail, wait_for, image @ ..] if wait.is_some() => {
-                told(fail.as_fd(), within(program, Some(wait_for), image.first()))
-            }
-            [fail, image @ ..] => told(fail.as_fd(), within(program, None, image.first())),
-            [] => 125,
-        },
-        Err(e) => told(fail.as_fd(), (At::Streams, errno(&e))),
+    let mut kept = match sys::keep_only(&keep) {
+        Ok(kept) => kept.into_iter(),
+        Err(e) => return told(words.fail.as_fd(), (At::Streams, errno(&e))),
+    };
+    let (Some(fail), Some(born)) = (kept.next(), kept.next()) else { return 125 };
+    let wait = words.wait.as_ref().and_then(|_| kept.next());
+    let image = kept.next();
+    if let Err(failed) = within(program) {
+        return told(fail.as_fd(), failed);
+    }
+    let run = || told(fail.as_fd(), execute(program, stdio.terminal.is_some(), wait, image));
+    if !private_pid {
+        drop(born);
+        return run();
+    }
+    match sys::fork(libc::CLONE_PARENT as u64, None, run) {
+        // Nothing that comes after it could be told.
+        Ok(program) => u8::from(write(&born, &program.pid.to_ne_bytes()) != Ok(4)),
+        Err(e) => told(fail.as_fd(), (At::Fork, errno(&e))),
     }
 }
 
-/// While the host's descriptors are still open: the namespaces, the streams, the session. Follows no path of the
-/// container's but those of the `/dev` that Quilt mounted, and checks what it finds there.
+/// Tells what failed; the status of who failed.
+fn told(fail: BorrowedFd<'_>, (at, errno): Failed) -> u8 {
+    let place = PLACES.iter().position(|p| *p == at).unwrap_or_default();
+    let _ = write(fail, &[place as u8, errno as i32 as u8]);
+    125
+}
+
+/// While the host's descriptors are still open: the namespaces, the streams. Follows no path of the container's but those
+/// of the `/dev` that Quilt mounted, and checks what it finds there.
 fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &Stdio) -> Result<[OwnedFd; 3], Failed> {
     setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;
     let streams = |e: Errno| (At::Streams, e);
-    setsid().map_err(streams)?;
     if let Some(socket) = &stdio.terminal {
         let uid = program.confine.uid;
         return terminal::inside(socket.as_fd(), uid).map_err(|e| streams(errno(&e)));
@@ -119,21 +154,27 @@ fn null() -> Result<OwnedFd, Errno> {
     pipe2(OFlag::O_CLOEXEC).map(|(read, _)| read)
 }
 
-/// With nothing of the host's left open: the working directory, the confinement, the program.
-fn within(program: &Program, wait: Option<&OwnedFd>, image: Option<&OwnedFd>) -> Failed {
-    if let Err(e) = confine::apply(&program.confine) {
-        return (At::Confine, errno(&e));
-    }
-    // After the change of credentials, which would forget it.
-    let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
-    if let Err(e) = chdir(program.workdir.as_c_str()) {
-        return (At::Workdir, e);
-    }
+/// With nothing of the host's left open: the confinement, the working directory.
+fn within(program: &Program) -> Result<(), Failed> {
+    confine::apply(&program.confine).map_err(|e| (At::Confine, errno(&e)))?;
+    chdir(program.workdir.as_c_str()).map_err(|e| (At::Workdir, e))?;
     // A directory outside of the root would be a way out (CVE-2024-21626).
     match sys::cwd_is_reachable() {
-        Ok(true) => {}
-        Ok(false) => return (At::Workdir, Errno::EXDEV),
-        Err(e) => return (At::Workdir, errno(&e)),
+        Ok(true) => Ok(()),
+        Ok(false) => Err((At::Workdir, Errno::EXDEV)),
+        Err(e) => Err((At::Workdir, errno(&e))),
+    }
+}
+
+/// Where it can be seen: the session, and the program. The parent must not wait for anything from here: it may be stopped.
+fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, image: Option<OwnedFd>) -> Failed {
+    // After the change of credentials, which would forget it.
+    let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
+    if let Err(e) = setsid() {
+        return (At::Streams, e);
+    }
+    if terminal && let Err(e) = sys::set_controlling_terminal(io::stdin().as_fd()) {
+        return (At::Terminal, errno(&e));
     }
     if let Some(wait) = wait
         && read(wait, &mut [0u8; 1]) != Ok(1)

@@ -15,7 +15,7 @@ use quilt_record::confine::Confine;
 use quilt_record::leaf::Leaf;
 use quilt_record::{Error, Step, sys};
 
-use crate::child::{child, explain};
+use crate::child::{Words, child, explain};
 use crate::guard::{guard, introduced};
 use crate::target::{Target, not_running};
 
@@ -98,9 +98,9 @@ impl Target {
             let (wait, go) =
                 if stdio.terminal.is_some() { pipe().map(|(wait, go)| (Some(wait), Some(go)))? } else { (None, None) };
             let (control, theirs) = sys::socket_pair().step(|| "make a pair of sockets")?;
-            let (namespaces, private_pid) = self.namespaces();
-            let program = || child(self, namespaces, program, &stdio, &fail, wait.as_ref());
-            let posted = sys::fork(0, None, || guard(self, &leaf, private_pid, theirs, terminal, program));
+            let words = Words { fail, wait };
+            let program = |born: &OwnedFd| child(self, program, &stdio, &words, born);
+            let posted = sys::fork(0, None, || guard(&leaf, theirs, terminal, program));
             let posted = posted.step(|| "start the guard")?;
             let control = UnixStream::from(control);
             Ok((introduced(&control)?, posted, control, failure, go))
@@ -152,17 +152,25 @@ impl Running {
         self.status.get().is_some()
     }
 
-    /// After the program's end: waits until the guard has removed the leaf, which stays if the program left something
+    /// Waits for the program's end, and until the guard has removed the leaf, which stays if the program left something
     /// running.
     pub fn finish(self) {
-        let _ = waitpid(Pid::from_raw(self.guard.pid), Some(WaitPidFlag::__WALL));
+        self.status();
+        self.part();
+    }
+
+    /// Waits for the end of the guard, unless it stays for a program that somebody inside traces.
+    fn part(&self) {
+        if read(&self.control, &mut [0u8; 1]) != Ok(1) {
+            let _ = waitpid(Pid::from_raw(self.guard.pid), Some(WaitPidFlag::__WALL));
+        }
     }
 
     /// Kills the program and everything that it started, and removes the leaf, which is empty then.
     pub fn kill(self, limit: Duration) -> Result<(), Error> {
         self.leaf.kill(limit)?;
         self.status();
-        let _ = waitpid(Pid::from_raw(self.guard.pid), Some(WaitPidFlag::__WALL));
+        self.part();
         self.leaf.remove().map(drop)
     }
 }

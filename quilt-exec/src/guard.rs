@@ -11,39 +11,45 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::Termios;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, setsid, write};
+use nix::unistd::{Pid, pipe2, read, setsid, write};
 use quilt_record::leaf::Leaf;
-use quilt_record::{Error, sys};
+use quilt_record::process::zombie_status;
+use quilt_record::{Error, Step, sys};
 
-use crate::target::{Target, not_running};
 use crate::terminal;
 
 /// How long the guard tries to kill what the tool started.
 const KILL: Duration = Duration::from_secs(10);
 
+/// What follows the exit status of a program that cannot be reaped yet.
+const TRACED: &[u8] = b"t";
+
 /// The guard's life. Over `control` it sends the program's pidfd, its pid in four bytes, and in the end one byte, the
 /// exit status; or, in place of all that, an error as JSON. When the program has ended, it removes the leaf, unless the
 /// program left something running, and goes. When `control` ends before that, it kills all that is in the leaf.
+///
+/// A process inside that traces the program may keep it from being reaped for as long as it likes (ptrace(2)). The guard
+/// says so by a further byte, and stays until that is over, which the end of the container's init waits for.
+///
+/// `program` tells what it gets the pid of the one that it forked in its place.
 pub(crate) fn guard(
-    target: &Target,
     leaf: &Leaf,
-    private_pid: bool,
     control: OwnedFd,
     terminal: Option<(BorrowedFd<'_>, &Termios)>,
-    program: impl FnOnce() -> u8,
+    program: impl FnOnce(&OwnedFd) -> u8,
 ) -> u8 {
     let _ = setsid();
     // Only SIGKILL ends a guard. The program resets all of that.
     let _ = SigSet::all().thread_block();
     sys::default_signal(Signal::SIGCHLD);
     let mut control = UnixStream::from(control);
-    let child = match start(target, leaf, private_pid, program) {
-        Ok(child) => child,
+    let (child, maker) = match start(leaf, program) {
+        Ok(made) => made,
         Err(error) => {
             let text = serde_json::to_vec(&error.failure("")).unwrap_or_default();
             let _ = control.write_all(&[&b"e"[..], &text].concat());
@@ -52,14 +58,25 @@ pub(crate) fn guard(
     };
     let told = sys::send_fd(control.as_fd(), child.pidfd.as_fd()).is_ok()
         && control.write_all(&child.pid.to_ne_bytes()).is_ok();
+    if let Some(maker) = maker {
+        reap(maker.pid);
+    }
     // The tool's streams and all else must not be held open. 0 to 2 are places only.
     let place = child.pidfd.as_fd();
     let terminal_fd = terminal.map_or(place, |(fd, _)| fd);
     let kept = sys::keep_only(&[place, place, place, control.as_fd(), child.pidfd.as_fd(), terminal_fd]);
     let Ok([control, pidfd, terminal_fd]) = kept.as_deref() else { return 1 };
     if told && !outlived(control, pidfd) {
-        let _ = write(control, &[reap(child.pid)]);
-        return u8::from(leaf.remove().is_err());
+        let reaped = try_reap(child.pid, WaitPidFlag::__WALL | WaitPidFlag::WNOHANG);
+        let traced = if reaped.is_none() { zombie_status(child.pid) } else { None };
+        let status = reaped.or(traced).unwrap_or_else(|| reap(child.pid));
+        let _ = write(control, &[status]);
+        let removed = leaf.remove();
+        if traced.is_some() {
+            let _ = write(control, TRACED);
+            reap(child.pid);
+        }
+        return u8::from(removed.is_err());
     }
     if let Some((_, before)) = terminal {
         terminal::restore(terminal_fd.as_fd(), before);
@@ -71,16 +88,21 @@ pub(crate) fn guard(
     0
 }
 
-/// Forks the program, in the container's pid namespace.
-fn start(target: &Target, leaf: &Leaf, private_pid: bool, program: impl FnOnce() -> u8) -> Result<sys::Child, Error> {
-    if private_pid {
-        match setns(&target.pidfd, CloneFlags::CLONE_NEWPID) {
-            Ok(()) => {}
-            Err(Errno::ESRCH) => return Err(not_running(&target.id)),
-            Err(e) => return Err(Error::os(format!("enter the pid namespace of {}", target.id), e)),
+/// Forks the program. If it has forked another in its place, that one, and itself.
+fn start(leaf: &Leaf, program: impl FnOnce(&OwnedFd) -> u8) -> Result<(sys::Child, Option<sys::Child>), Error> {
+    let step = || "start the command";
+    let (told, born) = pipe2(OFlag::O_CLOEXEC).step(step)?;
+    let child = leaf.fork(0, move || program(&born))?;
+    let mut pid = [0u8; 4];
+    match read(&told, &mut pid) {
+        Ok(4) => {
+            let pid = i32::from_ne_bytes(pid);
+            // It is this process's child and not reaped yet, so the pid is its own.
+            Ok((sys::Child { pid, pidfd: sys::pidfd_open(pid).step(step)? }, Some(child)))
         }
+        // It has become the program, or has failed.
+        _ => Ok((child, None)),
     }
-    leaf.fork(0, program)
 }
 
 /// Waits for the program's end or the tool's: whether the tool died first.
@@ -94,12 +116,19 @@ fn outlived(control: &OwnedFd, pidfd: &OwnedFd) -> bool {
 /// The exit status of a child that has ended: its own, or 128 + n for a signal.
 fn reap(pid: i32) -> u8 {
     loop {
-        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Exited(_, status)) => return status as u8,
-            Ok(WaitStatus::Signaled(_, signal, _)) => return 128u8.saturating_add(signal as u8),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return 125,
+        if let Some(status) = try_reap(pid, WaitPidFlag::__WALL) {
+            return status;
         }
+    }
+}
+
+/// The same, if it can be reaped; waits for that unless WNOHANG is given.
+fn try_reap(pid: i32, flags: WaitPidFlag) -> Option<u8> {
+    match waitpid(Pid::from_raw(pid), Some(flags)) {
+        Ok(WaitStatus::Exited(_, status)) => Some(status as u8),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(128u8.saturating_add(signal as u8)),
+        Ok(_) | Err(Errno::EINTR) => None,
+        Err(_) => Some(125),
     }
 }
 

@@ -11,8 +11,8 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, fchown};
 use quilt_record::sys;
 
-/// Inside, in a session of its own: makes a pseudoterminal of the container's devpts, makes it the controlling terminal,
-/// sends its master out, and returns the three standard streams. No path of the container's is trusted: `/dev/pts` must be
+/// Inside: makes a pseudoterminal of the container's devpts, sends its master out, and returns the three standard
+/// streams. No path of the container's is trusted: `/dev/pts` must be
 /// a devpts, and the other end comes from the master (CVE-2025-52565).
 pub(crate) fn inside(socket: BorrowedFd<'_>, uid: u32) -> io::Result<[OwnedFd; 3]> {
     let how = OpenHow::new()
@@ -29,7 +29,6 @@ pub(crate) fn inside(socket: BorrowedFd<'_>, uid: u32) -> io::Result<[OwnedFd; 3
     }
     let peer = sys::open_pty_peer(master.as_fd())?;
     fchown(&peer, Some(Uid::from_raw(uid)), None)?;
-    sys::set_controlling_terminal(peer.as_fd())?;
     sys::send_fd(socket, master.as_fd())?;
     Ok([peer.try_clone()?, peer.try_clone()?, peer])
 }

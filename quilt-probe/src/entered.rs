@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, read};
 use quilt_exec::{Program, Running, Stdio, Target};
+use quilt_record::process::wait_dead;
 use quilt_record::{Error, Instance, Step, readonly, sys};
 
 use crate::inside::MODE;
@@ -25,6 +26,12 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 /// How long what a check started may take to die.
 const KILL: Duration = Duration::from_secs(5);
+
+/// How long the process inside may take to read or write one word.
+const WORD: Duration = Duration::from_secs(1);
+
+/// How long it may take to end once its socket has.
+const END: Duration = Duration::from_millis(500);
 
 /// How much of a check's output is kept, in bytes: docker's number.
 pub(crate) const OUTPUT_MAX: usize = 4096;
@@ -78,7 +85,11 @@ impl Entered {
         let stderr = Some(stdout.try_clone().step(step)?);
         let stdio = Stdio { stdin: Some(theirs), stdout: Some(stdout), stderr, terminal: None };
         let running = target.enter(&program, stdio).map_err(Stop::Failed)?;
-        let mut entered = Entered { running, socket: socket.into(), output, used: false };
+        let socket = UnixStream::from(socket);
+        // Whoever took that process over with ptrace(2) could leave half a word, or never read.
+        socket.set_read_timeout(Some(WORD)).step(step)?;
+        socket.set_write_timeout(Some(WORD)).step(step)?;
+        let mut entered = Entered { running, socket, output, used: false };
         match entered.prove(target, watch, &program, once, deadline, evidence) {
             Ok(()) => Ok(entered),
             Err(stop) => {
@@ -201,10 +212,10 @@ impl Entered {
     pub(crate) fn leave(self) -> Result<(), Error> {
         let Entered { running, socket, used, .. } = self;
         drop(socket);
-        if used {
+        // It is on its way out and there is nobody else, unless somebody inside stopped it.
+        if used || !wait_dead(&running.child.pidfd, END).step(|| "wait for the process inside")? {
             return running.kill(KILL);
         }
-        // It is on its way out; there is nobody else.
         running.finish();
         Ok(())
     }

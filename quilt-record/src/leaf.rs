@@ -174,13 +174,7 @@ impl Leaf {
             }
             child => child,
         };
-        child.map_err(|e| match e.raw_os_error() {
-            Some(libc::EAGAIN) => Error {
-                message: "the limit of processes is reached (pids.max of the container, or the host's)".to_owned(),
-                ..Error::os(step(), e)
-            },
-            _ => Error::os(step(), e),
-        })
+        child.map_err(|e| unforked(step(), e))
     }
 
     /// Kills everything in the leaf and below it, and returns when all of it is dead; `timeout` if it is not by `limit`.
@@ -240,6 +234,18 @@ impl Part {
         }
         let procs = openat(&self.fd, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         write(&procs, b"0").map(drop)
+    }
+}
+
+/// A fork in a leaf that failed: EAGAIN is said in words.
+pub fn unforked(step: impl Into<String>, error: impl Into<io::Error>) -> Error {
+    let error = Error::os(step, error);
+    match error.errno {
+        Some(libc::EAGAIN) => {
+            let message = "the limit of processes is reached (pids.max of the container, or the host's)".to_owned();
+            Error { message, ..error }
+        }
+        _ => error,
     }
 }
 

@@ -102,14 +102,33 @@ impl fmt::Display for ProcessId {
 /// State letter and start time from `/proc/PID/stat`.
 pub fn stat(pid: i32) -> io::Result<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command name, in parentheses, may hold anything, parentheses too: count fields from its end.
-    let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>()).unwrap_or_default();
+    let fields = fields(&text);
     let state = fields.first().and_then(|s| s.chars().next());
     let start = fields.get(19).and_then(|s| s.parse().ok());
     match (state, start) {
         (Some(state), Some(start)) => Ok((state, start)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/PID/stat")),
     }
+}
+
+/// The exit status of a zombie, 128 + n for a signal, from `/proc/PID/stat`; `None` if it is not one. For a child that
+/// cannot be reaped because somebody else traces it (ptrace(2)).
+pub fn zombie_status(pid: i32) -> Option<u8> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = fields(&text);
+    if *fields.first()? != "Z" {
+        return None;
+    }
+    // Field 52, as waitpid(2) gives it: the status, and below it the signal.
+    let ended: i32 = fields.get(49)?.trim_end().parse().ok()?;
+    let signal = (ended & 0x7f) as u8;
+    Some(if signal == 0 { (ended >> 8) as u8 } else { 128 + signal })
+}
+
+/// The fields of `/proc/PID/stat` from the third on. The command name, in parentheses, may hold anything, parentheses
+/// too: its end is the last one.
+fn fields(text: &str) -> Vec<&str> {
+    text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default()
 }
 
 /// Waits until the process behind the pidfd has ended; false if `limit` passed first.

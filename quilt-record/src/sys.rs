@@ -141,7 +141,7 @@ struct CloneArgs {
 
 /// Forks by clone3(2) with the CLONE_NEW* `flags`, born in the cgroup (v2, Linux 5.7) behind `cgroup` if one is given,
 /// and runs `body` in the child. The child ends with the status that `body` returns; it never returns here, runs no
-/// destructors of the caller and no atexit handlers.
+/// destructors of the caller and no atexit handlers. With CLONE_PARENT it is the caller's sibling: their parent reaps it.
 ///
 /// Must be called while the process has one thread: the child may then use all of std. (Every tool of Quilt calls it
 /// before it starts any thread; debug builds check, and fail with EBUSY.)
@@ -150,10 +150,12 @@ pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> u
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
     let mut pidfd: RawFd = -1;
+    // A sibling has the signal that its maker has, and clone3 wants to be told none.
+    let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     let mut args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal,
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
