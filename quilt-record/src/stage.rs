@@ -122,10 +122,10 @@ where
     W: Serialize + DeserializeOwned + Default,
     H: Serialize + DeserializeOwned,
 {
-    let mut record = Record::default();
-    match attempt(stage, args, from_stdin, flags, &mut record) {
+    let (mut record, mut begun) = (Record::default(), false);
+    match attempt(stage, args, from_stdin, flags, &mut record, &mut begun) {
         Ok(status) => status,
-        Err(error) => fail(stage, args, &mut record, &classify(&error)),
+        Err(error) => fail(stage, args, &mut record, begun, &classify(&error)),
     }
 }
 
@@ -135,6 +135,7 @@ fn attempt<W, H>(
     from_stdin: bool,
     flags: &W,
     record: &mut Record,
+    begun: &mut bool,
 ) -> anyhow::Result<ExitCode>
 where
     W: Serialize + DeserializeOwned + Default,
@@ -180,6 +181,7 @@ where
     let (id, claim) = (record.id()?, record.claim()?);
     let container =
         if dry { None } else { Some(claim_or_open(stage.name, stage.again, &instance, record, wrapper()?)?) };
+    *begun = true;
     signals::check()?;
     let context = Context { instance: &instance, record, id, claim, container: container.as_ref(), want: &want };
     let outcome = (stage.act)(&context);
@@ -269,8 +271,9 @@ where
     }
 }
 
-/// Reports the failure, and takes back: the whole claim in a pipeline, else this stage's own part.
-fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, error: &Error) -> ExitCode {
+/// Reports the failure, and takes back: the whole claim in a pipeline, else this stage's own part, if it had `begun`: what
+/// is there otherwise is another command's.
+fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, begun: bool, error: &Error) -> ExitCode {
     let tool = tool(stage.name);
     if record.keys().next().is_none() {
         record.set("format", &FORMAT);
@@ -284,7 +287,8 @@ fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, error:
         if pipeline().is_some() && geteuid().is_root() {
             return undo_all(&id, claim, args, error.code);
         }
-        if let Ok(instance) = Instance::locate(args.root.as_deref())
+        if begun
+            && let Ok(instance) = Instance::locate(args.root.as_deref())
             && let Ok(container) = Container::open(&instance, &id)
             && container.holder().is_ok_and(|h| h.claim == claim)
             && container.lock(Duration::from_secs(10)).is_ok()
