@@ -36,15 +36,17 @@ pub fn hand_over(record: &Record) -> Result<(), Error> {
     // With room for one buffer only, the pipe is writable again when that has been read: an event to wait for.
     let one = fcntl(&out, FcntlArg::F_SETPIPE_SZ(1)).is_ok();
     print(record)?;
-    while one {
+    if !one {
+        return Ok(());
+    }
+    loop {
         let mut pipe = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
         match poll(&mut pipe, PollTimeout::NONE) {
-            Ok(_) if sys::unread_bytes(out.as_fd()).step(|| "look into the pipe")? == 0 => break,
+            Ok(_) if sys::unread_bytes(out.as_fd()).step(|| "look into the pipe")? == 0 => return Ok(()),
             // Not empty, so it is the reader's end that has something to say.
             Ok(_) => return Err(Error::new(Code::Interrupted, "pass the record on", "the next step died")),
             Err(Errno::EINTR) => {}
             Err(e) => return Err(Error::os("pass the record on", e)),
         }
     }
-    Ok(())
 }
