@@ -7,11 +7,15 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 
 use crate::error::{Code, Error, Step};
 
 /// The largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 pub const FILE_MAX: u64 = 4 << 20;
+
+/// The most fields of a line (passwd(5) has seven), so that one of nothing but colons costs no memory.
+const FIELDS: usize = 8;
 
 /// The most supplementary groups (NGROUPS_MAX).
 const GROUPS_MAX: usize = 65536;
@@ -102,7 +106,7 @@ fn field(fields: &[&str], n: usize) -> Option<u32> {
 
 /// The lines of a passwd(5) or group(5) file, split into fields.
 fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().filter(|line| !line.contains('\0')).map(|line| line.split(':').collect::<Vec<_>>())
+    text.lines().filter(|line| !line.contains('\0')).map(|line| line.splitn(FIELDS, ':').collect::<Vec<_>>())
 }
 
 /// The text of a file inside the root; empty if it is not there.
@@ -119,6 +123,11 @@ fn read(root: BorrowedFd<'_>, path: &str) -> Result<String, Error> {
     let found = file.metadata().step(step)?;
     if !found.is_file() {
         return Err(Error::new(Code::Invalid, step(), "it is not a regular file"));
+    }
+    // A link to one of these is read with the host's rights: /proc/kmsg forgets what it has told.
+    let kernels_own = fstatfs(&file).step(step)?.filesystem_type();
+    if [PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&kernels_own) {
+        return Err(Error::new(Code::Invalid, step(), "it is a file of the kernel"));
     }
     if found.len() > FILE_MAX {
         return Err(Error::new(Code::Invalid, step(), format!("it is larger than {FILE_MAX} bytes")));
@@ -201,6 +210,13 @@ mod tests {
         std::os::unix::fs::symlink("/etc/other", &passwd)?;
         std::fs::write(root.0.join("etc/other"), "daemon:x:77:77::/inside:\n")?;
         assert_eq!(root.resolve("daemon"), user(77, 77, &[], "/inside"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_of_the_kernel_is_not_read() -> std::io::Result<()> {
+        let root = File::open("/")?;
+        assert!(read(root.as_fd(), "proc/version").is_err_and(|e| e.message.contains("kernel")));
         Ok(())
     }
 }
