@@ -186,11 +186,13 @@ pub fn classify(error: &anyhow::Error) -> Error {
     }
 }
 
-/// Prints the one line for a person on standard error: `quilt-netns: what was tried: why`.
+/// Prints the one line for a person on standard error: `quilt-netns: what was tried: why`. What somebody hostile put into
+/// it (a path, the output of a check) gets no say over the terminal.
 pub fn complain(tool: &str, error: &Error) {
     use std::io::Write;
+    let line = error.to_string().replace(['\n', '\t'], " ").replace(char::is_control, "\u{fffd}");
     // Nothing to do about a standard error that is closed.
-    let _ = writeln!(io::stderr(), "{tool}: {}", error.to_string().replace('\n', " "));
+    let _ = writeln!(io::stderr(), "{tool}: {line}");
 }
 
 /// Runs a verb that is not a stage (an operator's tool) and reports: its status, or the line and the code's status.
