@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, setsid, write};
 use quilt_record::leaf::unforked;
+use quilt_record::process::forgo_oom_protection;
 use quilt_record::{Error, confine, sys};
 
 use crate::enter::{ExecError, Program, Stdio};
@@ -128,6 +129,7 @@ fn told(fail: BorrowedFd<'_>, (at, errno): Failed) -> u8 {
 /// While the host's descriptors are still open: the namespaces, the streams. Follows no path of the container's but those
 /// of the `/dev` that Quilt mounted, and checks what it finds there.
 fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &Stdio) -> Result<[OwnedFd; 3], Failed> {
+    forgo_oom_protection().map_err(|e| (At::Confine, errno(&e)))?;
     setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;
     let streams = |e: Errno| (At::Streams, e);
     if let Some(socket) = &stdio.terminal {

@@ -131,6 +131,18 @@ fn fields(text: &str) -> Vec<&str> {
     text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default()
 }
 
+/// Gives up what protects this process from being killed when the host has no memory left (a negative
+/// `/proc/self/oom_score_adj`, proc(5)), which it may have from a caller that is a service of the host: what goes inside
+/// must not be spared before the host's own. While `/proc` is the host's.
+pub fn forgo_oom_protection() -> io::Result<()> {
+    const ADJUSTMENT: &str = "/proc/self/oom_score_adj";
+    match fs::read_to_string(ADJUSTMENT) {
+        Ok(text) if text.starts_with('-') => fs::write(ADJUSTMENT, "0"),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until the process behind the pidfd has ended; false if `limit` passed first.
 pub fn wait_dead(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let deadline = std::time::Instant::now() + limit;

@@ -16,6 +16,7 @@ use nix::unistd::{UnlinkatFlags, pipe2, unlinkat};
 
 use quilt_record::error::Step as _;
 use quilt_record::leaf::Leaf;
+use quilt_record::process::forgo_oom_protection;
 use quilt_record::signals::Waiter;
 use quilt_record::{Code, Container, Error, Instance, ProcessId, have, readonly, signals, sys};
 
@@ -67,7 +68,10 @@ pub fn start(
         // Nobody inside can be, yet; the maker is watched from the first line on.
         let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
         let _ = sys::set_dumpable(false);
-        let failed = become_init(&job, &steps[cloning + 1..]);
+        let failed = match forgo_oom_protection() {
+            Ok(()) => become_init(&job, &steps[cloning + 1..]),
+            Err(e) => Error::os("give up protection from the OOM killer", e),
+        };
         let _ = Line::Failed(failed).send(job.tell);
         125
     })?;
