@@ -161,8 +161,10 @@ fn overlay(job: &Job<'_>, made: &mut Made, work: &Path) -> Result<(), Error> {
     let work = openat(AT_FDCWD, work, DIR, Mode::empty()).step(|| format!("open {}", work.display()))?;
     let lower: Vec<String> = made.lower.iter().map(|fd| path_of(fd.as_fd()).display().to_string()).collect();
     let upper = path_of(have(&made.upper)?);
+    // A directory that was moved with all that is below it would take what is masked there out from under the mask of the
+    // next start; without redirects it is copied, as far as it can be seen. That is the default of nearly every kernel.
     let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "redirect_dir=off,lowerdir={},upperdir={},workdir={}",
         lower.join(":"),
         upper.display(),
         path_of(work.as_fd()).display()
