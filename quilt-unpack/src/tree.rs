@@ -80,6 +80,11 @@ fn empty(parent: BorrowedFd<'_>, name: &CStr, stack: &mut Vec<Frame>, moved: &mu
         match unlinkat(above, top.name.as_c_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => drop(stack.pop()),
             Err(Errno::ENOTEMPTY | Errno::EEXIST) => read_on(&mut stack[depth - 1], &mut buffer)?,
+            // Somebody put something else in its place; it is elsewhere in the tree, and will be found.
+            Err(Errno::ENOTDIR) => {
+                unlink(above, &top.name)?;
+                stack.pop();
+            }
             Err(e) => return Err(e),
         }
     }
