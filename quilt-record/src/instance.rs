@@ -35,6 +35,11 @@ impl Instance {
         let state = fs::canonicalize(&root)
             .or_else(|_| std::path::absolute(&root))
             .step(|| format!("find the instance {}", root.display()))?;
+        if state.to_str().is_none() {
+            // Records are JSON, and they name files below it.
+            let why = "its path is not UTF-8";
+            return Err(Error::new(Code::Invalid, format!("use the instance {}", state.display()), why));
+        }
         let tag = base32(hash64(state.as_os_str().as_encoded_bytes()), 6);
         Ok(Instance { run: state.join("run"), state, tag })
     }
