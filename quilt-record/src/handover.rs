@@ -42,7 +42,7 @@ pub fn hand_over(record: &Record) -> Result<(), Error> {
     loop {
         let mut pipe = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
         match poll(&mut pipe, PollTimeout::NONE) {
-            Ok(_) if sys::unread_bytes(out.as_fd()).step(|| "look into the pipe")? == 0 => return Ok(()),
+            Ok(_) if sys::readable_bytes(out.as_fd()).step(|| "look into the pipe")? == 0 => return Ok(()),
             // Not empty, so it is the reader's end that has something to say.
             Ok(_) => return Err(Error::new(Code::Interrupted, "pass the record on", "the next step died")),
             Err(Errno::EINTR) => {}

@@ -1,6 +1,7 @@
 //! An instance: one set of state, bridges, firewall table, cgroup parent and subnet. Tests have their own.
 
 use std::fs::{self, DirBuilder};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use nix::unistd::geteuid;
 use crate::error::{Code, Error, Step};
 use crate::id::{Id, base32, hash64};
 use crate::process::learn_boot_id;
+use crate::sys;
 
 /// Where an instance keeps its things, and what it calls them.
 #[derive(Clone, Debug)]
@@ -53,6 +55,7 @@ impl Instance {
             make_private(&instance.state)?;
             instance = Instance::locate(root)?;
             make_private(&instance.containers())?;
+            spread(&instance.containers());
             make_private(&instance.images())?;
         }
         make_private(&instance.run)?;
@@ -120,6 +123,17 @@ fn make_private(dir: &Path) -> Result<(), Error> {
             make_private(dir)
         }
         Err(e) => Err(Error::os(format!("make the directory {}", dir.display()), e)),
+    }
+}
+
+/// Tells ext2, 3 and 4 that the directories in this one have nothing to do with each other (`T`, chattr(1)), so that they
+/// go to different block groups. In one group, the files of many short-lived containers make the kernel look through all
+/// that were deleted lately for each that it creates: ten creates at once took 160 ms after some thousand removals, and
+/// 75 with this. Other file systems do not know it, and do not need it.
+fn spread(dir: &Path) {
+    const FS_TOPDIR_FL: i32 = 0x0002_0000;
+    if let Ok(dir) = fs::File::open(dir) {
+        let _ = sys::add_inode_flag(dir.as_fd(), FS_TOPDIR_FL);
     }
 }
 

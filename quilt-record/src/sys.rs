@@ -61,12 +61,14 @@ pub fn flock(fd: BorrowedFd<'_>, try_only: bool) -> io::Result<()> {
     check(unsafe { libc::flock(fd.as_raw_fd(), operation) }.into()).map(drop)
 }
 
-/// How many bytes a pipe holds (FIONREAD, pipe(7)), asked at either end.
-pub fn unread_bytes(pipe: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: FIONREAD stores one int.
-    check(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) }.into())?;
-    Ok(count as usize)
+/// Sets an attribute of a file (FS_IOC_SETFLAGS, ioctl_iflags(2)), beside those that it has.
+pub fn add_inode_flag(file: BorrowedFd<'_>, flag: libc::c_int) -> io::Result<()> {
+    let mut flags: libc::c_int = 0;
+    // SAFETY: the kernel stores one int, whatever the type in the request's number says.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) }.into())?;
+    flags |= flag;
+    // SAFETY: the kernel reads one int.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) }.into()).map(drop)
 }
 
 /// The pending signals of thread and process (sigpending(2)).
