@@ -87,10 +87,7 @@ impl Target {
         stdio: Stdio,
         terminal: Option<(BorrowedFd<'_>, &Termios)>,
     ) -> Result<Running, Error> {
-        let leaf = match Leaf::create_numbered(&self.cgroup.hierarchies) {
-            Err(_) if !self.spawn.init.alive() => return Err(not_running(&self.id)),
-            leaf => leaf?,
-        };
+        let leaf = Leaf::create_numbered(&self.cgroup.hierarchies).map_err(|e| self.unless_ended(e))?;
         let made = || -> Result<(sys::Child, sys::Child, UnixStream, OwnedFd, Option<OwnedFd>), Error> {
             let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe");
             let (failure, fail) = pipe()?;
@@ -111,9 +108,14 @@ impl Target {
             }
             Err(error) => {
                 let _ = leaf.remove();
-                Err(error)
+                Err(self.unless_ended(error))
             }
         }
+    }
+
+    /// The error, unless the container has ended meanwhile, which takes its cgroups and its init's `/proc/PID` away.
+    pub(crate) fn unless_ended(&self, error: Error) -> Error {
+        if self.spawn.init.alive() { error } else { not_running(&self.id) }
     }
 }
 

@@ -99,7 +99,8 @@ impl Target {
         let Some(spec) = user.or(self.user.as_deref()) else { return Ok((Confine::default(), None)) };
         let path = format!("/proc/{}/root", self.spawn.init.pid);
         let root = open(path.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .step(|| format!("open the root of {}", self.id))?;
+            .step(|| format!("open the root of {}", self.id))
+            .map_err(|e| self.unless_ended(e))?;
         // The pid may have been reused between the pidfd and the path: then that root is another's.
         if !self.spawn.init.alive() {
             return Err(not_running(&self.id));
