@@ -125,19 +125,27 @@ impl Leaf {
     }
 
     /// Forks a child into the leaf and runs `body` in it, as [`sys::fork`] does, under whose conditions it may be called.
-    /// Returns once the child has joined every hierarchy; if it could not, it has ended and the error says where.
+    /// Returns once the child has joined every hierarchy; if it could not, it has ended and the error says where. The
+    /// child is of no real-time class, whatever the caller is.
     pub fn fork(&self, flags: u64, body: impl FnOnce() -> u8) -> Result<sys::Child, Error> {
         let step = || format!("start a process in the cgroup {}", self.name);
         let unified = self.parts.iter().find(|p| p.version == 2);
         let mut body = Some(body);
         let mut run = |joins: &[&Part], born: Option<&Part>| -> Result<io::Result<sys::Child>, Error> {
             if joins.is_empty() {
-                return Ok(sys::fork(flags, born.map(|p| p.fd.as_fd()), || body.take().map_or(255, |body| body())));
+                return Ok(sys::fork(flags, born.map(|p| p.fd.as_fd()), || match sys::leave_realtime() {
+                    Ok(()) => body.take().map_or(255, |body| body()),
+                    Err(_) => 255,
+                }));
             }
             let (told, tell) = pipe2(OFlag::O_CLOEXEC).step(step)?;
             // The parent's copy of `tell` goes with the closure, when fork returns there.
             let child = sys::fork(flags, born.map(|p| p.fd.as_fd()), || {
                 let tell = tell;
+                // Where real time is rationed by group (RT_GROUP_SCHED), a new cgroup has none and takes nobody of that class.
+                if sys::leave_realtime().is_err() {
+                    return 255;
+                }
                 for (at, part) in joins.iter().enumerate() {
                     if let Err(e) = part.join() {
                         let _ = write(&tell, &[at as u8, e as i32 as u8]);

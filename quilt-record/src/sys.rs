@@ -545,3 +545,19 @@ pub fn duplicate_number(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the original is not touched.
     owned(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())
 }
+
+/// Gives up a real-time or deadline scheduling class, which a process has from its parent, for the usual one (sched(7)).
+pub fn leave_realtime() -> io::Result<()> {
+    // `linux/sched.h`; a bit beside the class.
+    const RESET_ON_FORK: libc::c_long = 0x4000_0000;
+    let class = |class: libc::c_int| libc::c_long::from(class);
+    // SAFETY: no pointers; 0 is the calling thread.
+    let policy = check(unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) })? & !RESET_ON_FORK;
+    if ![libc::SCHED_FIFO, libc::SCHED_RR, libc::SCHED_DEADLINE].map(class).contains(&policy) {
+        return Ok(());
+    }
+    // struct sched_param is one int to the kernel.
+    let priority: libc::c_int = 0;
+    // SAFETY: the kernel reads that int.
+    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_OTHER, &raw const priority) }).map(drop)
+}
