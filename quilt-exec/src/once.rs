@@ -11,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe2, read, setsid, write};
+use quilt_record::process::parent;
 use quilt_record::stage::bin_dir;
 use quilt_record::{Claim, Code, Error, Step, sys};
 
@@ -28,17 +29,23 @@ impl Heir {
     /// is the one that `claim` is made with, so that the heir may stand before there is any.
     pub fn post(claim: Claim) -> Result<Heir, Error> {
         let step = || "watch for the caller's death";
+        let died = || Error::new(Code::Interrupted, "", "the caller died");
+        let pid = |name| std::env::var(name).ok().and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 1);
+        let wrapper = pid("QUILT_PIPE");
+        let caller = pid("QUILT_CALLER").filter(|_| !sys::is_ignored(Signal::SIGHUP));
         let mut watched = Vec::with_capacity(2);
-        for (name, matters) in [("QUILT_PIPE", true), ("QUILT_CALLER", !sys::is_ignored(Signal::SIGHUP))] {
-            let pid = std::env::var(name).ok().and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 1);
-            let Some(pid) = pid.filter(|_| matters) else { continue };
+        for pid in wrapper.into_iter().chain(caller) {
             match sys::pidfd_open(pid) {
                 Ok(fd) => watched.push(fd),
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-                    return Err(Error::new(Code::Interrupted, "", "the caller died"));
-                }
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Err(died()),
                 Err(e) => return Err(Error::os(step(), e)),
             }
+        }
+        // Its pid may be another's by now. As long as it is the wrapper's parent it is not.
+        if let (Some(wrapper), Some(caller)) = (wrapper, caller)
+            && parent(wrapper).is_ok_and(|parent| parent != caller)
+        {
+            return Err(died());
         }
         let (watch, life) = pipe2(OFlag::O_CLOEXEC).step(step)?;
         let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;

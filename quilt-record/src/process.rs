@@ -111,6 +111,13 @@ pub fn stat(pid: i32) -> io::Result<(char, u64)> {
     }
 }
 
+/// The parent of a process (`/proc/PID/stat` field 4): once its maker has ended, another.
+pub fn parent(pid: i32) -> io::Result<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let parent = fields(&text).get(1).and_then(|s| s.parse().ok());
+    parent.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/PID/stat"))
+}
+
 /// The exit status of a zombie, 128 + n for a signal, from `/proc/PID/stat`; `None` if it is not one. For a child that
 /// cannot be reaped because somebody else traces it (ptrace(2)).
 pub fn zombie_status(pid: i32) -> Option<u8> {
@@ -208,6 +215,12 @@ mod tests {
         assert!(!ProcessId { start: me.start + 1, ..me.clone() }.alive());
         assert!(!ProcessId { boot: "other".to_owned(), ..me.clone() }.alive());
         assert_eq!(me.to_string().parse(), Ok(me));
+        Ok(())
+    }
+
+    #[test]
+    fn a_parent_is_who_made_it() -> io::Result<()> {
+        assert_eq!(parent(std::process::id() as i32)?, std::os::unix::process::parent_id() as i32);
         Ok(())
     }
 }
