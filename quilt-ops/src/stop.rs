@@ -18,8 +18,8 @@ use crate::state;
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Stops a container: TERM to its init, then, after `limit` (default: what it was created with), the end of all of it.
-/// Its files and its address stay. One that is stopped already is no error.
-pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>) -> anyhow::Result<()> {
+/// Its files and its address stay. One that is stopped already is no error. `if_dead`: one whose init lives is left alone.
+pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>, if_dead: bool) -> anyhow::Result<()> {
     let container = Container::open(instance, id)?;
     container.lock(LOCK_LIMIT)?;
     let holder = container.holder()?;
@@ -31,6 +31,9 @@ pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>) -> anyhow::Re
         _ => {}
     }
     let mut init = state::init(&container)?;
+    if if_dead && init.is_some() {
+        return Ok(());
+    }
     if let Some(pidfd) = &init {
         let limit = limit.unwrap_or_else(|| stop_timeout(&container));
         sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGTERM).step(|| format!("send SIGTERM to the init of {id}"))?;

@@ -45,6 +45,27 @@ impl Code {
         10 + self as u8
     }
 
+    /// The code that a tool of Quilt's ended with this status for.
+    pub fn of_status(status: u8) -> Option<Code> {
+        use Code::*;
+        let all = [
+            Exists,
+            NotFound,
+            Invalid,
+            Busy,
+            Exhausted,
+            Denied,
+            Timeout,
+            Unsupported,
+            NoSpace,
+            NotReady,
+            Interrupted,
+            Io,
+            Internal,
+        ];
+        all.into_iter().find(|code| code.status() == status)
+    }
+
     /// The code as it stands in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -204,5 +225,19 @@ pub fn report(tool: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
             complain(tool, &error);
             ExitCode::from(error.code.status())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_code() {
+        assert_eq!(
+            (10..=22).filter_map(Code::of_status).map(Code::status).collect::<Vec<_>>(),
+            (10..=22).collect::<Vec<_>>()
+        );
+        assert_eq!([0, 2, 9, 23, 137].map(Code::of_status), [None; 5]);
     }
 }

@@ -58,13 +58,22 @@ fn is_of_this_boot(record: &Record, stage: &str) -> bool {
     matches!(record.have::<Boot>(stage), Ok(Some(have)) if have.boot == boot_id())
 }
 
+/// Does nothing if another command has started it meanwhile.
 fn stop(id: &Id) -> Result<(), Error> {
     let step = || format!("take away what is left of the dead container {id}");
     let mut command = Command::new(stage::bin_dir().join("quilt-stop"));
     // Standard output is the next stage's.
-    let status = command.arg("--").arg(id.as_str()).stdin(Stdio::null()).stdout(Stdio::null()).status().step(step)?;
+    let status = command
+        .arg("--if-dead")
+        .arg("--")
+        .arg(id.as_str())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .step(step)?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::new(Code::Internal, step(), format!("quilt-stop: {status}")))
+    let code = status.code().and_then(|status| u8::try_from(status).ok()).and_then(Code::of_status);
+    Err(Error::new(code.unwrap_or(Code::Internal), step(), format!("quilt-stop: {status}")))
 }

@@ -22,12 +22,17 @@ struct Cli {
     /// How long to wait between the two [default: the container's --stop-timeout, 10s]
     #[arg(short, long, value_name = "DURATION")]
     time: Option<Span>,
+
+    /// Leave one whose init lives alone: only clear up after the dead (for quilt start)
+    #[arg(long, hide = true)]
+    if_dead: bool,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();
     let limit = cli.time.map(|span| span.0);
-    let all = || cli.which.each("quilt-stop", &cli.root.locate()?, |instance, id| stop(instance, id, limit));
+    let all =
+        || cli.which.each("quilt-stop", &cli.root.locate()?, |instance, id| stop(instance, id, limit, cli.if_dead));
     report("quilt-stop", all())
 }
