@@ -10,6 +10,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -18,12 +19,15 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, setsid, write};
 use quilt_record::leaf::unforked;
-use quilt_record::process::forgo_oom_protection;
+use quilt_record::process::{forgo_oom_protection, wait_gone};
 use quilt_record::{Error, confine, sys};
 
 use crate::enter::{ExecError, Program, Stdio};
 use crate::target::{Target, not_running};
 use crate::terminal;
+
+/// How long an init that may be ending is waited for.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Where the child failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,10 @@ pub(crate) fn explain(target: &Target, program: &Program, place: usize, errno: E
         At::Streams => (125, os("open the standard streams inside".to_owned())),
         At::Confine => (125, os("confine the command".to_owned())),
         At::Workdir => (125, os(format!("change to the directory {}", program.workdir.to_string_lossy()))),
+        // In a pid namespace whose init is ending nobody is born; that is what the kernel calls it (`alloc_pid`).
+        At::Fork if errno == Errno::ENOMEM && wait_gone(&target.pidfd, ENDING).unwrap_or(false) => {
+            (125, not_running(&target.id))
+        }
         At::Fork => (125, unforked("start the command", errno)),
         At::Terminal => (125, os("make the terminal the command's own".to_owned())),
         At::NotFound => (127, os(format!("run {name}"))),
