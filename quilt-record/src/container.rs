@@ -252,9 +252,12 @@ fn write_at(dir: &OwnedFd, name: &str, text: &str) -> std::io::Result<()> {
     let fresh = format!("{name}.new");
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let mut file = File::from(openat(dir, fresh.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    file.write_all(text.as_bytes())?;
-    renameat(dir, fresh.as_str(), dir, name)?;
-    Ok(())
+    let written = file.write_all(text.as_bytes()).and_then(|()| Ok(renameat(dir, fresh.as_str(), dir, name)?));
+    if written.is_err() {
+        // On a full disk, an inode is something.
+        let _ = unlinkat(dir, fresh.as_str(), UnlinkatFlags::NoRemoveDir);
+    }
+    written
 }
 
 /// Removes a directory that holds plain files and symlinks only; ENOTEMPTY if there is a directory in it.
