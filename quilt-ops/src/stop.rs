@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use quilt_record::claim::Work;
 use quilt_record::signals::Waiter;
 use quilt_record::units::Span;
-use quilt_record::{Code, Container, Error, Id, Instance, Step, leaf, sys};
+use quilt_record::{Code, Container, Error, Id, Instance, Record, Step, leaf, sys};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -68,16 +68,43 @@ fn stop_timeout(container: &Container) -> Duration {
     section.and_then(|s| s.want.stop_timeout).map_or(STOP_TIMEOUT, |span| span.0)
 }
 
-/// Drops from the saved record what is gone with the processes, so that a start does it again.
+/// Drops from the saved record what is gone with the processes, so that a start does it again. On a disk that is full,
+/// too: a section that says no more than the record does, which is nearly every one, goes as a whole, and makes room for
+/// the others.
 pub fn forget(container: &Container) -> Result<(), Error> {
+    // One that cannot be read says nothing.
+    let record = container.read("record.json").ok().flatten().and_then(|text| Record::parse(&text).ok());
+    let mut others = Vec::new();
     for stage in ["probe", "spawn", "cgroup", "netns"] {
-        let Some(text) = container.read(&format!("{stage}.json"))? else { continue };
+        let file = format!("{stage}.json");
+        let Some(text) = container.read(&file)? else { continue };
         let Ok(mut section) = serde_json::from_str::<Map<String, Value>>(&text) else { continue };
-        if section.remove("have").is_some() {
-            container.write_section(stage, &Value::Object(section).to_string())?;
+        if section.remove("have").is_none() {
+            continue;
+        }
+        if record.as_ref().is_some_and(|record| says_the_same(record, stage, &section)) {
+            container.unlink(&file)?;
+        } else {
+            others.push((stage, Value::Object(section).to_string()));
+        }
+    }
+    for (stage, text) in others {
+        match container.write_section(stage, &text) {
+            // As it stands it is that of a container which died by itself, and that can be started, too.
+            Err(e) if e.code == Code::NoSpace => {}
+            written => written?,
         }
     }
     Ok(())
+}
+
+/// Whether the record's own section is this one. One that is not there asks for nothing.
+fn says_the_same(record: &Record, stage: &str, section: &Map<String, Value>) -> bool {
+    let asks = |mut section: Map<String, Value>| {
+        section.entry("want").or_insert_with(|| Value::Object(Map::new()));
+        section
+    };
+    record.get(stage).is_ok_and(|own| asks(own.unwrap_or_default()) == asks(section.clone()))
 }
 
 /// Sends a signal to the container's init. SIGKILL ends all of the container.
@@ -106,6 +133,22 @@ pub fn signal(text: &str) -> Result<Signal, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_section_is_dropped_only_if_the_record_asks_for_the_same() -> Result<(), Box<dyn std::error::Error>> {
+        let record = Record::parse(r#"{"format":1,"spawn":{"want":{"user":"1"}},"probe":{"want":{},"have":{}}}"#)?;
+        for (stage, section, same) in [
+            ("spawn", r#"{"want":{"user":"1"}}"#, true),
+            ("spawn", r#"{"want":{"user":"2"}}"#, false),
+            ("spawn", r#"{"want":{"user":"1"},"plan":[]}"#, false),
+            ("netns", r#"{"want":{}}"#, true),
+            ("netns", r#"{"want":{"network":"none"}}"#, false),
+            ("probe", r#"{"want":{}}"#, false),
+        ] {
+            assert_eq!(says_the_same(&record, stage, &serde_json::from_str(section)?), same, "{stage} {section}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn signals_by_every_name() {
