@@ -16,10 +16,13 @@ use crate::error::{Code, Error, Step};
 use crate::record::Record;
 use crate::sys;
 
+/// What is tried here.
+pub(crate) const PASS_ON: &str = "pass the record on";
+
 /// Prints text on standard output.
 pub fn print_text(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).step(|| "pass the record on")
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).step(|| PASS_ON)
 }
 
 /// Prints the record as one line on standard output.
@@ -44,9 +47,9 @@ pub fn hand_over(record: &Record) -> Result<(), Error> {
         match poll(&mut pipe, PollTimeout::NONE) {
             Ok(_) if sys::readable_bytes(out.as_fd()).step(|| "look into the pipe")? == 0 => return Ok(()),
             // Not empty, so it is the reader's end that has something to say.
-            Ok(_) => return Err(Error::new(Code::Interrupted, "pass the record on", "the next step died")),
+            Ok(_) => return Err(Error::new(Code::Interrupted, PASS_ON, "the next step died")),
             Err(Errno::EINTR) => {}
-            Err(e) => return Err(Error::os("pass the record on", e)),
+            Err(e) => return Err(Error::os(PASS_ON, e)),
         }
     }
 }

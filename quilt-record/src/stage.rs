@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use crate::claim::{Claim, Work};
 use crate::container::{Container, exists};
 use crate::error::{Code, Error, classify, complain};
-use crate::handover::{hand_over, print, print_text};
+use crate::handover::{PASS_ON, hand_over, print, print_text};
 use crate::id::Id;
 use crate::instance::Instance;
 use crate::process::ProcessId;
@@ -148,7 +148,8 @@ where
     if from_stdin {
         *record = read_record()?;
         if let Some(failure) = record.error()? {
-            print(record)?;
+            // Whoever failed has told.
+            let _ = print(record);
             return Ok(ExitCode::from(failure.code.status()));
         }
         if let Some(end) = record.end()? {
@@ -281,7 +282,10 @@ fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, begun:
     record.set("error", &error.failure(&tool));
     // A reader that is gone will not miss it.
     let _ = print(record);
-    complain(&tool, error);
+    let in_run = record.get::<String>("until").is_ok_and(|until| until.as_deref() == Some("run"));
+    if pipeline().is_none() || !told_by_another(stage.name, in_run, error) {
+        complain(&tool, error);
+    }
     if let (Ok(id), Ok(claim)) = (record.id(), record.claim()) {
         // Nobody but root has done anything.
         if pipeline().is_some() && geteuid().is_root() {
@@ -416,6 +420,13 @@ fn merged<W: Serialize + DeserializeOwned>(record: &Record, name: &str, flags: &
     serde_json::from_value(Value::Object(want)).map_err(bad)
 }
 
+/// Whether another stage of the pipeline has a line for this: the next one went away. If it failed, it has told of that;
+/// if it was killed, who comes after it tells. Only after the last of all nobody does.
+fn told_by_another(stage: &str, in_run: bool, error: &Error) -> bool {
+    let last = if in_run { order("run") } else { STAGES.len() - 1 };
+    error.step == PASS_ON && error.code == Code::Interrupted && order(stage) + 1 < last
+}
+
 /// The place of a stage; one that is not in the list (`run`) comes after all.
 fn order(stage: &str) -> usize {
     STAGES.iter().position(|s| *s == stage).unwrap_or(STAGES.len())
@@ -429,4 +440,26 @@ fn tool(stage: &str) -> String {
 fn usage(stage: &str) -> ! {
     complain(&tool(stage), &Error::new(Code::Invalid, "", "give `-` to read a record, or --id NAME (see --help)"));
     std::process::exit(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_passes_on_to_the_last_tells_of_its_death() {
+        let gone = Error::new(Code::Interrupted, PASS_ON, "the next step died");
+        for (stage, in_run, told) in [
+            ("unpack", false, true),
+            ("cgroup", false, true),
+            ("spawn", false, false),
+            ("probe", false, false),
+            ("spawn", true, true),
+            ("probe", true, false),
+        ] {
+            assert_eq!(told_by_another(stage, in_run, &gone), told, "{stage}");
+        }
+        assert!(!told_by_another("unpack", false, &Error::new(Code::Interrupted, "", "interrupted by SIGTERM")));
+        assert!(!told_by_another("unpack", false, &Error::new(Code::NoSpace, PASS_ON, "No space left on device")));
+    }
 }

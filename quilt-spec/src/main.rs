@@ -89,7 +89,10 @@ fn pass_on(record: &Record, status: ExitCode) -> ExitCode {
     match printed {
         Ok(()) => status,
         Err(error) => {
-            error::complain("quilt-spec", &error);
+            // In a pipeline the next stage has told what it died of, or the one after it does.
+            if std::env::var_os("QUILT_PIPE").is_none() {
+                error::complain("quilt-spec", &error);
+            }
             ExitCode::from(Code::Interrupted.status())
         }
     }
