@@ -35,7 +35,7 @@ struct Cli {
     command: Vec<OsString>,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let result = readonly::reexec().map_err(ExecError::from).and_then(|()| exec(Cli::parse()));
     match result {
         Ok(status) => ExitCode::from(status),

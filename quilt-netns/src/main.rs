@@ -21,7 +21,7 @@ struct Cli {
     want: Want,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     stage::run(&STAGE, &cli.stage, cli.record.is_some(), &cli.want)
 }

@@ -22,7 +22,7 @@ struct Cli {
     want: quilt_spawn::Want,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let mut cli = Cli::parse();
     cli.want.take_env(|name| std::env::var(name).ok());
     stage::run(&quilt_spawn::STAGE, &cli.stage, cli.record.is_some(), &cli.want)

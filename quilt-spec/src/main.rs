@@ -19,7 +19,7 @@ fn die_with_the_wrapper() {
     }
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     die_with_the_wrapper();
     let mut args: Vec<_> = std::env::args_os().collect();
     let verb = match args.get(1).and_then(|arg| arg.to_str()) {

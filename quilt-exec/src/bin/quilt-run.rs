@@ -46,7 +46,7 @@ struct Run {
     tty: bool,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let result = readonly::reexec().map_err(ExecError::from).and_then(|()| run(&Cli::parse()));
     match result {
         Ok(status) => ExitCode::from(status),

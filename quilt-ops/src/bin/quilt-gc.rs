@@ -29,7 +29,7 @@ struct Cli {
     yes: bool,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();
     report("quilt-gc", run(&cli))

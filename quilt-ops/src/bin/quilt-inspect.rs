@@ -22,7 +22,7 @@ struct Cli {
     pretty: bool,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let all = || {
         cli.which.each("quilt-inspect", &cli.root.locate()?, |instance, id| {

@@ -24,7 +24,7 @@ struct Cli {
     signal: Signal,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();
     let all = || cli.which.each("quilt-kill", &cli.root.locate()?, |instance, id| kill(instance, id, cli.signal));

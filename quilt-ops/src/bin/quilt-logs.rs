@@ -24,7 +24,7 @@ struct Cli {
     id: Id,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = || -> anyhow::Result<ExitCode> {
         logs(&cli.root.locate()?, &cli.id, cli.follow)?;

@@ -42,7 +42,7 @@ struct Cli {
     labels: Vec<Label>,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     report("quilt-ls", run(&cli))
 }

@@ -37,7 +37,7 @@ struct Cli {
     all: bool,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();
     if let Some(claim) = cli.claim {

@@ -28,7 +28,7 @@ struct Cli {
     if_dead: bool,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();
     let limit = cli.time.map(|span| span.0);

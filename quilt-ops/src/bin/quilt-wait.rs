@@ -18,7 +18,7 @@ struct Cli {
     which: Targets,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let all = || {
         cli.which.each("quilt-wait", &cli.root.locate()?, |instance, id| {
