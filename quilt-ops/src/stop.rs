@@ -98,13 +98,14 @@ pub fn forget(container: &Container) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the record's own section is this one. One that is not there asks for nothing.
+/// Whether the record's own section is this one.
 fn says_the_same(record: &Record, stage: &str, section: &Map<String, Value>) -> bool {
     let asks = |mut section: Map<String, Value>| {
         section.entry("want").or_insert_with(|| Value::Object(Map::new()));
         section
     };
-    record.get(stage).is_ok_and(|own| asks(own.unwrap_or_default()) == asks(section.clone()))
+    let own: Result<Option<Map<String, Value>>, Error> = record.get(stage);
+    own.is_ok_and(|own| own.is_some_and(|own| asks(own) == asks(section.clone())))
 }
 
 /// Sends a signal to the container's init. SIGKILL ends all of the container.
@@ -141,7 +142,7 @@ mod tests {
             ("spawn", r#"{"want":{"user":"1"}}"#, true),
             ("spawn", r#"{"want":{"user":"2"}}"#, false),
             ("spawn", r#"{"want":{"user":"1"},"plan":[]}"#, false),
-            ("netns", r#"{"want":{}}"#, true),
+            ("netns", r#"{"want":{}}"#, false),
             ("netns", r#"{"want":{"network":"none"}}"#, false),
             ("probe", r#"{"want":{}}"#, false),
         ] {
