@@ -6,6 +6,8 @@
 
 mod harness;
 
+mod attacks;
+mod attacks_files;
 mod cgroup;
 mod concurrency;
 mod exec;

@@ -53,7 +53,22 @@ fn make_busybox(tree: &Path) {
     nix::unistd::chown(&tree.join("home/agent"), Some(1000.into()), Some(1000.into())).unwrap();
 }
 
-/// The same as an archive: `tar`, `tar.gz` or `tar.zst`.
+/// The same with `/bin/attack` (attacker.c), as a directory of the test's own that it may spoil.
+pub fn hostile(tree: &Path) -> PathBuf {
+    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/suite/harness/attacker.c");
+    let text = fs::read(SOURCE).unwrap();
+    let hash = text.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(*byte));
+    let attacker = made_once(&format!("attacker-{hash:08x}"), |file| {
+        let args = ["-static", "-O1", "-Wall", "-o", file.to_str()?, SOURCE];
+        Run::new("cc").args(&args).limit(Duration::from_secs(60)).go().is(0, "", "");
+        Some(())
+    });
+    Run::new("cp").args(&[Path::new("-a"), &busybox(), tree]).go().ok();
+    fs::copy(attacker.unwrap(), tree.join("bin/attack")).unwrap();
+    tree.to_owned()
+}
+
+/// The tree of busybox as an archive: `tar`, `tar.gz` or `tar.zst`.
 pub fn busybox_archive(kind: &str) -> PathBuf {
     made_once(&format!("busybox.{kind}"), |file| archive(&busybox(), file, kind)).unwrap()
 }

@@ -1,0 +1,140 @@
+// What a hostile image runs against the tools that join its container. Built by images.rs, used by attacks.rs.
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+
+static char path[64], text[1 << 16];
+
+// One line in a file of the container, at most some: a leak shows thousands of times.
+static void note(const char *file, const char *line)
+{
+    static int lines[128];
+    int fd = lines[file[1] & 127]++ < 100 ? open(file, O_WRONLY | O_CREAT | O_APPEND, 0644) : -1;
+    if (fd >= 0) {
+        dprintf(fd, "%s\n", line);
+        close(fd);
+    }
+}
+
+// The needles in what /proc/PID/NAME holds, or points to.
+static void look(int pid, const char *name, int link, char **needles)
+{
+    char line[512];
+    ssize_t length = 0, more;
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+    if (link) {
+        length = readlink(path, text, sizeof text - 1);
+    } else {
+        int fd = open(path, O_RDONLY);
+        while (fd >= 0 && (more = read(fd, text + length, sizeof text - 1 - length)) > 0)
+            length += more;
+        close(fd);
+    }
+    for (char **needle = needles; *needle; needle++)
+        if (length > 0 && memmem(text, length, *needle, strlen(*needle))) {
+            snprintf(line, sizeof line, "%s shows %s", path, *needle);
+            note("/hits", line);
+        }
+}
+
+// spy NEEDLE…: whatever /proc shows of others that has one of the needles in it goes to /hits.
+static void spy(int pid, char **needles)
+{
+    static const char *const files[] = {"mountinfo", "net/dev", "environ", "exe", "cwd", "root"};
+    char name[16], line[1024];
+    for (int i = 0; i < 6; i++)
+        look(pid, files[i], i > 2, needles);
+    for (int fd = 3; fd < 24; fd++) {
+        snprintf(name, sizeof name, "fd/%d", fd);
+        snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+        ssize_t length = readlink(path, text, 255);
+        if (length > 0 && length < 255) {
+            text[length] = 0;
+            snprintf(line, sizeof line, "%s is open: %.255s", path, text);
+            note("/hits", line);
+        }
+    }
+}
+
+static void tried(const char *how, int result)
+{
+    char line[64];
+    if (result >= 0 || (errno != EROFS && errno != EXDEV && errno != ETXTBSY && errno != EPERM)) {
+        snprintf(line, sizeof line, "%s: %s", how, result >= 0 ? "done" : strerror(errno));
+        note("/hits", line);
+    }
+}
+
+// All that could change the file that a tool runs from; it changes nothing that matters if it may. The tool has ended
+// by then, so that "text file busy" does not protect it. (A sealed memfd, where there is one, says EPERM.)
+static void write_to(int pid)
+{
+    struct stat is;
+    int flags = 0;
+    snprintf(path, sizeof path, "/proc/%d/exe", pid);
+    ssize_t length = readlink(path, text, 255);
+    int fd = length > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    text[length > 0 ? length : 0] = 0;
+    if (fd < 0 || !strstr(text, "quilt")) {
+        close(fd);
+        return;
+    }
+    nanosleep(&(struct timespec){0, 100 * 1000 * 1000}, NULL);
+    fstat(fd, &is);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    tried("write only", open(path, O_WRONLY));
+    tried("read and write", open(path, O_RDWR | O_APPEND));
+    tried("mode", fchmod(fd, is.st_mode & 07777));
+    tried("owner", fchown(fd, is.st_uid, is.st_gid));
+    tried("xattr", fsetxattr(fd, "user.quilt-test", "", 0, 0));
+    tried("times", futimens(fd, (struct timespec[2]){is.st_atim, is.st_mtim}));
+    tried("link", linkat(AT_FDCWD, path, AT_FDCWD, "/stolen", AT_SYMLINK_FOLLOW));
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0)
+        tried("flags", ioctl(fd, FS_IOC_SETFLAGS, &flags));
+    close(fd);
+    note("/caught", text);
+}
+
+int main(int argc, char **argv)
+{
+    (void)argc;
+    int newest = 1;
+    signal(SIGTERM, SIG_IGN);
+    for (;;) {
+        if (!strcmp(argv[1], "stop")) {
+            kill(-1, SIGSTOP);
+            continue;
+        }
+        DIR *all = opendir("/proc");
+        for (struct dirent *entry; all && (entry = readdir(all));) {
+            int pid = atoi(entry->d_name);
+            if (pid < 1 || pid == getpid())
+                continue;
+            if (pid > newest) {
+                // So that the test knows that this one sees the tools at all.
+                note("/seen", entry->d_name);
+                newest = pid;
+            }
+            if (!strcmp(argv[1], "spy"))
+                spy(pid, argv + 2);
+            else if (!strcmp(argv[1], "write"))
+                write_to(pid);
+            else if (!strcmp(argv[1], "trace") && !ptrace(PTRACE_SEIZE, pid, 0, 0))
+                note("/traced", entry->d_name);
+        }
+        if (all)
+            closedir(all);
+    }
+}
