@@ -68,13 +68,11 @@ fn stop_timeout(container: &Container) -> Duration {
     section.and_then(|s| s.want.stop_timeout).map_or(STOP_TIMEOUT, |span| span.0)
 }
 
-/// Drops from the saved record what is gone with the processes, so that a start does it again. On a disk that is full,
-/// too: a section that says no more than the record does, which is nearly every one, goes as a whole, and makes room for
-/// the others.
+/// Drops from the saved record what is gone with the processes, so that a start does it again. On a disk that is full, a
+/// section that says no more than the record does, which is nearly every one, goes as a whole, and makes room for others.
 pub fn forget(container: &Container) -> Result<(), Error> {
-    // One that cannot be read says nothing.
-    let record = container.read("record.json").ok().flatten().and_then(|text| Record::parse(&text).ok());
-    let mut others = Vec::new();
+    let full = |written: &Result<(), Error>| written.as_ref().is_err_and(|e| e.code == Code::NoSpace);
+    let mut left = Vec::new();
     for stage in ["probe", "spawn", "cgroup", "netns"] {
         let file = format!("{stage}.json");
         let Some(text) = container.read(&file)? else { continue };
@@ -82,30 +80,38 @@ pub fn forget(container: &Container) -> Result<(), Error> {
         if section.remove("have").is_none() {
             continue;
         }
-        if record.as_ref().is_some_and(|record| says_the_same(record, stage, &section)) {
+        let written = container.write_section(stage, &Value::Object(section.clone()).to_string());
+        if !full(&written) {
+            written?;
+        } else if says_the_same(container, stage, &section) {
             container.unlink(&file)?;
         } else {
-            others.push((stage, Value::Object(section).to_string()));
+            left.push((stage, Value::Object(section).to_string()));
         }
     }
-    for (stage, text) in others {
-        match container.write_section(stage, &text) {
-            // As it stands it is that of a container which died by itself, and that can be started, too.
-            Err(e) if e.code == Code::NoSpace => {}
-            written => written?,
+    for (stage, text) in left {
+        let written = container.write_section(stage, &text);
+        // As it stands it is that of a container which died by itself, and that can be started, too.
+        if !full(&written) {
+            written?;
         }
     }
     Ok(())
 }
 
-/// Whether the record's own section is this one.
-fn says_the_same(record: &Record, stage: &str, section: &Map<String, Value>) -> bool {
+/// Whether what was claimed with asks for the same. One that cannot be read does not.
+fn says_the_same(container: &Container, stage: &str, section: &Map<String, Value>) -> bool {
+    let text = container.read("record.json").ok().flatten();
+    text.and_then(|text| Record::parse(&text).ok()).is_some_and(|record| asks_the_same(&record, stage, section))
+}
+
+/// Whether the record's own section is this one. One that is not there asks for nothing.
+fn asks_the_same(record: &Record, stage: &str, section: &Map<String, Value>) -> bool {
     let asks = |mut section: Map<String, Value>| {
         section.entry("want").or_insert_with(|| Value::Object(Map::new()));
         section
     };
-    let own: Result<Option<Map<String, Value>>, Error> = record.get(stage);
-    own.is_ok_and(|own| own.is_some_and(|own| asks(own) == asks(section.clone())))
+    record.get(stage).is_ok_and(|own| asks(own.unwrap_or_default()) == asks(section.clone()))
 }
 
 /// Sends a signal to the container's init. SIGKILL ends all of the container.
@@ -142,11 +148,11 @@ mod tests {
             ("spawn", r#"{"want":{"user":"1"}}"#, true),
             ("spawn", r#"{"want":{"user":"2"}}"#, false),
             ("spawn", r#"{"want":{"user":"1"},"plan":[]}"#, false),
-            ("netns", r#"{"want":{}}"#, false),
+            ("netns", r#"{"want":{}}"#, true),
             ("netns", r#"{"want":{"network":"none"}}"#, false),
             ("probe", r#"{"want":{}}"#, false),
         ] {
-            assert_eq!(says_the_same(&record, stage, &serde_json::from_str(section)?), same, "{stage} {section}");
+            assert_eq!(asks_the_same(&record, stage, &serde_json::from_str(section)?), same, "{stage} {section}");
         }
         Ok(())
     }
