@@ -169,7 +169,8 @@ fn entry(bytes: &[u8]) -> Option<(u8, &CStr, &[u8])> {
 
 fn unlink(dir: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        // A directory that somebody put in its place is found again: the rmdir of the one above says that it is not empty.
+        Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => Ok(()),
         Err(e) => Err(e),
     }
 }
