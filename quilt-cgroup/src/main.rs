@@ -20,6 +20,7 @@ struct Cli {
     want: quilt_cgroup::Want,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     stage::run(&quilt_cgroup::STAGE, &cli.stage, cli.record.is_some(), &cli.want)

@@ -35,6 +35,7 @@ struct Cli {
     command: Vec<OsString>,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let result = readonly::reexec().map_err(ExecError::from).and_then(|()| exec(Cli::parse()));
     match result {

@@ -21,6 +21,7 @@ struct Cli {
     want: Want,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     stage::run(&STAGE, &cli.stage, cli.record.is_some(), &cli.want)

@@ -26,6 +26,7 @@ struct Cli {
     want: quilt_probe::Want,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     // What runs inside a container stops for nothing.
     if std::env::args_os().nth(1).is_some_and(|arg| arg == quilt_probe::MODE) {

@@ -22,6 +22,7 @@ struct Cli {
     want: quilt_spawn::Want,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let mut cli = Cli::parse();
     cli.want.take_env(|name| std::env::var(name).ok());

@@ -19,6 +19,7 @@ fn die_with_the_wrapper() {
     }
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     die_with_the_wrapper();
     let mut args: Vec<_> = std::env::args_os().collect();

@@ -23,6 +23,7 @@ struct Cli {
     want: quilt_unpack::Want,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let mut cli = Cli::parse();
     let from_stdin = cli.want.image.as_deref() == Some(Path::new("-"));

@@ -46,6 +46,7 @@ struct Run {
     tty: bool,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let result = readonly::reexec().map_err(ExecError::from).and_then(|()| run(&Cli::parse()));
     match result {

@@ -29,6 +29,7 @@ struct Cli {
     yes: bool,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();

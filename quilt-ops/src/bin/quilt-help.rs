@@ -30,6 +30,7 @@ Each step of a create is a tool too: quilt-unpack, quilt-netns, quilt-cgroup, qu
 Exit statuses: 2 usage; 10 to 22 by the kind of failure (docs/architecture.md); exec and run: the command's own.
 ";
 
+/// The program.
 pub fn main() -> ExitCode {
     let verb = std::env::args_os().nth(1).and_then(|verb| verb.into_string().ok()).filter(|v| !v.starts_with('-'));
     let result = match verb.as_deref() {

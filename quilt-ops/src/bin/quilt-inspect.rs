@@ -22,6 +22,7 @@ struct Cli {
     pretty: bool,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let all = || {

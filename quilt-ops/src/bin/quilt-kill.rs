@@ -24,6 +24,7 @@ struct Cli {
     signal: Signal,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();

@@ -24,6 +24,7 @@ struct Cli {
     id: Id,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = || -> anyhow::Result<ExitCode> {

@@ -42,6 +42,7 @@ struct Cli {
     labels: Vec<Label>,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     report("quilt-ls", run(&cli))

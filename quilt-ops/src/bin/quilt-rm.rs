@@ -37,6 +37,7 @@ struct Cli {
     all: bool,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();

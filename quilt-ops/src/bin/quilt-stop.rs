@@ -28,6 +28,7 @@ struct Cli {
     if_dead: bool,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();

@@ -13,6 +13,7 @@ struct Version {
     format: u64,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let version = Version { version: env!("CARGO_PKG_VERSION"), format: FORMAT };
     report("quilt-version", put_json(&version).map(|_| ExitCode::SUCCESS))

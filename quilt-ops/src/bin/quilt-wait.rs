@@ -18,6 +18,7 @@ struct Cli {
     which: Targets,
 }
 
+/// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let all = || {

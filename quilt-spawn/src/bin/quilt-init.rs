@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use quilt_spawn::init::{Settings, run};
 
+/// The program.
 pub fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     match Settings::parse(words) {
