@@ -46,11 +46,16 @@ fn main() -> ExitCode {
     let name = Path::new(&called).file_name().unwrap_or_default();
     match PROGRAMS.iter().find(|(program, _)| OsStr::new(program) == name) {
         Some((_, main)) => main(),
-        None => list(),
+        None if name == env!("CARGO_PKG_NAME") => list(),
+        None => {
+            // Nobody to tell, if standard error is closed.
+            let _ = writeln!(std::io::stderr(), "quilt-multicall: called by a name that is none of its programs'");
+            ExitCode::from(2)
+        }
     }
 }
 
-/// Called by another name: prints the names, one a line, for scripts/build and for who installs it.
+/// Called by its own name: prints the programs', one a line, for scripts/build and for who installs it.
 fn list() -> ExitCode {
     let names: String = PROGRAMS.iter().map(|(name, _)| format!("{name}\n")).collect();
     match std::io::stdout().write_all(names.as_bytes()) {
