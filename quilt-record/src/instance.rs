@@ -63,6 +63,11 @@ impl Instance {
         Ok(instance)
     }
 
+    /// What `--root` must say to mean this instance; `None` for the machine's own.
+    pub fn root(&self) -> Option<&Path> {
+        (!self.tag.is_empty()).then_some(self.state.as_path())
+    }
+
     /// The directory of the state that outlives a reboot.
     pub fn state(&self) -> &Path {
         &self.state

@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, Read};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -312,14 +312,20 @@ fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, begun:
 /// Becomes `quilt-rm --claim`, which undoes what the pipeline did under the claim and exits with the failure's status:
 /// a container that it was creating is removed, one that it was starting is stopped, a settled one is left alone.
 fn undo_all(id: &Id, claim: Claim, args: &StageArgs, code: Code) -> ExitCode {
-    let mut command = Command::new(bin_dir().join("quilt-rm"));
-    command.arg("--claim").arg(claim.to_string()).arg("--status").arg(code.status().to_string());
-    if let Some(root) = &args.root {
-        command.arg("--root").arg(root);
-    }
-    let error = command.arg("--").arg(id.as_str()).exec();
+    let status = format!("--status={}", code.status());
+    let error = undo_command(args.root.as_deref(), claim).arg(status).arg("--").arg(id.as_str()).exec();
     complain("quilt", &Error::os("run quilt-rm to undo", error));
     ExitCode::from(code.status())
+}
+
+/// The start of the command that undoes what was done under a claim in the instance under `root`.
+pub fn undo_command(root: Option<&Path>, claim: Claim) -> Command {
+    let mut command = Command::new(bin_dir().join("quilt-rm"));
+    command.arg("--claim").arg(claim.to_string());
+    if let Some(root) = root {
+        command.arg("--root").arg(root);
+    }
+    command
 }
 
 /// The directory of the tools: `QUILT_BIN`, else where this program is.

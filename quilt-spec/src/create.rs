@@ -1,11 +1,11 @@
 //! A create within one process: the stages in their order, without the pipeline.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use quilt_record::claim::Work;
 use quilt_record::error::{classify, complain};
-use quilt_record::stage::{bin_dir, perform};
+use quilt_record::stage::{perform, undo_command};
 use quilt_record::{Container, Error, Instance, Record, Step};
 
 /// Makes the container of `record` and returns its record when it is ready; if anything fails, undoes everything.
@@ -28,7 +28,7 @@ pub fn create(instance: &Instance, mut record: Record) -> Result<Record, Error> 
     // Probe has a section with a `have` after a failure only if it was told to keep the container.
     let kept = made.is_err() && matches!(record.have::<serde::de::IgnoredAny>("probe"), Ok(Some(_)));
     if made.is_err() && !kept {
-        undo(&record);
+        undo(instance, &record);
     } else {
         settle(instance, &record)?;
     }
@@ -50,10 +50,10 @@ fn settle(instance: &Instance, record: &Record) -> Result<(), Error> {
 }
 
 /// As the stages of a pipeline do: `quilt-rm` looks at what the claim is marked with, and touches nothing else.
-fn undo(record: &Record) {
+fn undo(instance: &Instance, record: &Record) {
     let (Ok(id), Ok(claim)) = (record.id(), record.claim()) else { return };
-    let mut command = Command::new(bin_dir().join("quilt-rm"));
-    command.arg("--claim").arg(claim.to_string()).arg("--").arg(id.as_str());
+    let mut command = undo_command(instance.root(), claim);
+    command.arg("--").arg(id.as_str());
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     // What went wrong there it has said itself.
     if let Err(error) = status.step(|| "run quilt-rm to undo") {
