@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
@@ -18,6 +18,7 @@ use crate::id::Id;
 use crate::instance::Instance;
 use crate::lock;
 use crate::record::{RECORD_MAX, Record, STAGES};
+use crate::sys;
 
 const CLAIM: &str = "claim";
 const RECORD: &str = "record.json";
@@ -54,7 +55,7 @@ impl Container {
                     made => made.step(step)?,
                 }
                 write_at(&dir, RECORD, &record.to_string()).step(step)?;
-                match renameat2(&parent, fresh.as_str(), &parent, id.as_str(), RenameFlags::RENAME_NOREPLACE) {
+                match sys::rename_noreplace(&parent, fresh.as_str(), &parent, id.as_str()) {
                     Ok(()) => Ok(Some(dir)),
                     Err(Errno::EEXIST) => Err(exists(&id)),
                     Err(e) => Err(Error::os(step(), e)),

@@ -8,8 +8,10 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::NixPath;
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
 /// The result of a raw system call.
@@ -45,6 +47,24 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, std::ptr::null::<()>(), 0)
     };
     check(r).map(drop)
+}
+
+/// renameat2(2) with RENAME_NOREPLACE, Linux 3.15: EEXIST if `to` is there. By its number, as musl has no name for it.
+pub fn rename_noreplace<F: NixPath + ?Sized, T: NixPath + ?Sized>(
+    from_dir: impl AsFd,
+    from: &F,
+    to_dir: impl AsFd,
+    to: &T,
+) -> nix::Result<()> {
+    let (from_dir, to_dir) = (from_dir.as_fd().as_raw_fd(), to_dir.as_fd().as_raw_fd());
+    let renamed = from.with_nix_path(|from| {
+        to.with_nix_path(|to| {
+            let (from, to, flags) = (from.as_ptr(), to.as_ptr(), libc::RENAME_NOREPLACE);
+            // SAFETY: both strings end in a NUL and live through the call.
+            unsafe { libc::syscall(libc::SYS_renameat2, from_dir, from, to_dir, to, flags) }
+        })
+    })??;
+    Errno::result(renamed).map(drop)
 }
 
 /// Asks for `signal` at the death of the parent (PR_SET_PDEATHSIG(2const)).

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat, umask};
 use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 use quilt_record::claim::Claim;
 use quilt_record::error::{Code, Error, Step};
-use quilt_record::{lock, signals};
+use quilt_record::{lock, signals, sys};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -245,7 +245,7 @@ fn make(dir: &OwnedFd, fresh: &str, file: File, about: &Metadata) -> Result<Stri
     // On the disk before it has its name: after a power cut an image is whole or not there.
     syncfs(dir).step(|| "write the image to the disk")?;
     signals::check()?;
-    match renameat2(dir, fresh, dir, digest.as_str(), RenameFlags::RENAME_NOREPLACE) {
+    match sys::rename_noreplace(dir, fresh, dir, digest.as_str()) {
         Ok(()) => Ok(digest),
         // Another file with the same content came first.
         Err(Errno::EEXIST) => tree::remove(dir.as_fd(), fresh).map(|()| digest),

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use quilt_record::claim::{Claim, Work};
@@ -34,13 +34,13 @@ pub fn remove(instance: &Instance, digest: &str) -> Result<(), Error> {
     refuse_used(instance, digest)?;
     let gone = format!(".rm-{name}");
     let step = || format!("remove the image {digest}");
-    match renameat2(&dir, name, &dir, gone.as_str(), RenameFlags::RENAME_NOREPLACE) {
+    match sys::rename_noreplace(&dir, name, &dir, gone.as_str()) {
         Err(Errno::ENOENT) => return Err(missing()),
         result => result.step(step)?,
     }
     // A create that found it before the rename had claimed its name by then, so it shows now.
     if let Err(used) = refuse_used(instance, digest) {
-        renameat2(&dir, gone.as_str(), &dir, name, RenameFlags::RENAME_NOREPLACE).step(step)?;
+        sys::rename_noreplace(&dir, gone.as_str(), &dir, name).step(step)?;
         return Err(used);
     }
     tree::remove(dir.as_fd(), &gone)?;

@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, renameat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::unistd::{UnlinkatFlags, Whence, lseek, unlinkat};
 use quilt_record::error::{Code, Error};
 use quilt_record::sys;
@@ -181,7 +181,7 @@ fn lift(stack: &mut [Frame], child: &CStr, moved: &mut u32) -> nix::Result<()> {
     let name = loop {
         *moved += 1;
         let name = CString::new(format!(".deep-{moved}")).map_err(|_| Errno::EINVAL)?;
-        match renameat2(&deep.dir, child, &top.dir, name.as_c_str(), RenameFlags::RENAME_NOREPLACE) {
+        match sys::rename_noreplace(&deep.dir, child, &top.dir, name.as_c_str()) {
             Ok(()) => break name,
             Err(Errno::ENOENT) => return Ok(()),
             Err(Errno::EEXIST) => {}
