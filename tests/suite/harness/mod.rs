@@ -226,15 +226,11 @@ pub fn repo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The tools under test: `QUILT_BIN`, else those of the profile that the tests are built in, else the release build.
+/// The tools under test: `QUILT_BIN`, else what scripts/build built.
 pub fn bin() -> PathBuf {
-    if let Some(dir) = std::env::var_os("QUILT_BIN") {
-        return repo().join(dir);
-    }
-    let own = std::env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned();
-    let release = own.with_file_name("release");
-    let found = [own, release].into_iter().find(|dir| dir.join("quilt-spec").exists());
-    found.expect("no tools to test: run scripts/build, or set QUILT_BIN")
+    let dir = repo().join(std::env::var_os("QUILT_BIN").unwrap_or_else(|| "target/quilt".into()));
+    assert!(dir.join("quilt-spec").exists(), "no tools in {}: run scripts/build, or set QUILT_BIN", dir.display());
+    dir
 }
 
 /// Counts a test that cannot run here. The caller returns.
