@@ -41,6 +41,11 @@ programs! {
     wait "quilt-wait" "../../quilt-ops/src/bin/quilt-wait.rs"
 }
 
+/// musl's own allocator maps and unmaps single pages all the time, which costs more than all that the tools do with them.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&called).file_name().unwrap_or_default();
