@@ -18,15 +18,10 @@ pub fn down(instance: &Instance, id: &Id) -> Result<(), Error> {
     finish(&instance.veth(id))
 }
 
-/// The same without a wait, if this kernel can: returns the new name of an interface that is still to go. See [`finish`].
-pub fn retire(instance: &Instance, id: &Id) -> Result<Option<String>, Error> {
+/// The same without a wait, if this kernel can, of one that lives or has just died; see [`finish`] for the rest.
+pub fn retire(instance: &Instance, id: &Id) -> Result<Retired, Error> {
     unpin(instance, id)?;
-    let name = instance.veth(id);
-    match retire_link(&name)? {
-        Retired::Gone => Ok(None),
-        Retired::Renamed(rename) => Ok(Some(rename)),
-        Retired::Refused => finish(&name).map(|()| None),
-    }
+    retire_link(&instance.veth(id))
 }
 
 /// Returns when the interface is gone; deletes it if that takes long, which it does if somebody holds the namespace.

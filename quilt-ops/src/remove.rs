@@ -9,13 +9,14 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use quilt_netns::Retired;
 use quilt_record::claim::Work;
 use quilt_record::container::remove_remains;
 use quilt_record::process::wait_gone;
 use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step, leaf, sys};
 use quilt_unpack::{images, tree};
 
-use crate::rest::{Rest, Root};
+use crate::rest::{Held, Rest};
 use crate::{network, state, stop};
 
 /// How long to wait for another command that is working on the container.
@@ -95,11 +96,21 @@ pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Op
     let rest = match init {
         Some(init) => {
             // The pidfd says that the pid still is init's.
-            let root = state::spawned(&container).and_then(|spawn| Root::of(spawn.init.pid));
+            let mut held = state::spawned(&container).map(|spawn| Held::of(spawn.init.pid)).unwrap_or_default();
+            // Before the kill: once the kernel takes the namespace apart, it holds the lock that this needs.
+            let retired = network::retire(instance, &id);
             kill(instance, &id, Some(&init))?;
-            let link = network::retire(instance, &id);
+            let link = match retired {
+                Ok(Retired::Renamed(name)) => Ok(Some(name)),
+                Ok(Retired::Gone) => Ok(None),
+                Ok(Retired::Refused) => {
+                    held.release_network();
+                    network::finish(&instance.veth(&id)).map(|()| None)
+                }
+                Err(error) => Err(error),
+            };
             layers()?;
-            Some(Rest { root, link: link? })
+            Some(Rest { held, link: link? })
         }
         None => {
             kill(instance, &id, None)?;

@@ -16,23 +16,32 @@ use quilt_record::sys;
 
 use crate::network;
 
-/// A reference to a container's root file system.
-pub struct Root {
-    fd: OwnedFd,
+/// References to what the kernel would take apart on the way of the dying init, while others wait for its end.
+#[derive(Default)]
+pub struct Held {
+    root: Option<OwnedFd>,
+    net: Option<OwnedFd>,
 }
 
-impl Root {
-    /// That of a living process; `None` if it cannot be had, which costs nothing but time.
-    pub fn of(pid: i32) -> Option<Root> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty()).ok().map(|fd| Root { fd })
+impl Held {
+    /// Those of a living process, as far as they can be had: without one it costs nothing but time.
+    pub fn of(pid: i32) -> Held {
+        let open = |what: &str, flags: OFlag| {
+            open(format!("/proc/{pid}/{what}").as_str(), flags | OFlag::O_CLOEXEC, Mode::empty()).ok()
+        };
+        Held { root: open("root", OFlag::O_PATH | OFlag::O_DIRECTORY), net: open("ns/net", OFlag::O_RDONLY) }
+    }
+
+    /// Lets the network namespace go at once.
+    pub fn release_network(&mut self) {
+        self.net = None;
     }
 }
 
 /// What is left of a removed container.
 pub struct Rest {
-    /// Its root file system.
-    pub root: Option<Root>,
+    /// Its root file system and its network namespace.
+    pub held: Held,
     /// The new name of its interface, which will go with its namespace.
     pub link: Option<String>,
 }
@@ -41,16 +50,18 @@ impl Rest {
     /// Leaves it to a child, which outlives this process for as long as the kernel takes.
     pub fn leave(self) {
         let Ok((told, tell)) = pipe2(OFlag::O_CLOEXEC) else { return };
-        let root = self.root.map(|root| root.fd);
+        let Rest { held, link } = self;
         let child = sys::fork(0, None, || {
             // Nothing of the caller's: `out=$(quilt rm …)` would wait for it.
-            let held = root.as_ref().unwrap_or(&told).as_fd();
-            let Ok(_kept) = sys::keep_only(&[told.as_fd(), held, held]) else { return 1 };
+            let place = told.as_fd();
+            let [root, net] = [&held.root, &held.net].map(|fd| fd.as_ref().map_or(place, |fd| fd.as_fd()));
+            let Ok(kept) = sys::keep_only(&[place, place, place, root, net]) else { return 1 };
             // Until the parent has closed its own, or the last reference would be that one.
             let _ = stdin().read(&mut [0]);
-            self.link.is_some_and(|link| network::finish(&link).is_err()).into()
+            drop(kept);
+            link.is_some_and(|link| network::finish(&link).is_err()).into()
         });
-        drop((child, root));
+        drop((child, held));
         drop(tell);
     }
 }
