@@ -1,11 +1,8 @@
 //! The first two phases: the process, the namespaces.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-
 use quilt_exec::Target;
 use quilt_record::have::Spawn;
-use quilt_record::process::stat;
+use quilt_record::process::{namespace, stat};
 use quilt_record::{Code, Error, Id, Record};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -78,11 +75,10 @@ pub(crate) fn namespaces(target: &Target, asked: &[&str], evidence: &mut Evidenc
 
 /// The inode number of a namespace of a process (namespaces(7)).
 pub(crate) fn inode(pid: &str, name: &str) -> Result<u64, Stop> {
-    let path = format!("/proc/{pid}/ns/{name}");
-    match fs::metadata(&path) {
-        Ok(meta) => Ok(meta.ino()),
+    match namespace(pid, name) {
+        Ok(inode) => Ok(inode),
         // The process is gone, as the pidfd will say.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Err(Stop::Dead),
-        Err(e) => Err(Stop::Broken(Error::os(format!("look at {path}"), e))),
+        Err(e) => Err(Stop::Broken(Error::os(format!("look at the {name} namespace of process {pid}"), e))),
     }
 }

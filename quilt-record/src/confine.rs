@@ -9,7 +9,6 @@ use std::io;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use crate::sys::{self, Capabilities};
 
@@ -85,11 +84,7 @@ pub fn apply(confine: &Confine) -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     sys::join_new_session_keyring()?;
     sys::bound_capabilities(CAPABILITY_MASK)?;
-    let groups: Vec<Gid> = confine.groups.iter().map(|g| Gid::from_raw(*g)).collect();
-    let (uid, gid) = (Uid::from_raw(confine.uid), Gid::from_raw(confine.gid));
-    setgroups(&groups)?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)?;
+    sys::set_user(confine.uid, confine.gid, &confine.groups)?;
     // Lowering the inheritable set lowers the ambient one with it (capabilities(7)).
     let mask = if confine.uid == 0 { CAPABILITY_MASK } else { 0 };
     sys::set_capabilities(Capabilities { effective: mask, permitted: mask, inheritable: 0 })?;

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,6 +17,15 @@ use crate::sys;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// The text of a small file of the kernel's. [`fs::read_to_string`] asks for the size, which the kernel does not know, and
+/// then begins with 32 bytes: nine system calls where five do.
+fn read_small(path: impl AsRef<Path>) -> io::Result<String> {
+    const MOST: usize = 1 << 10;
+    let mut text = String::with_capacity(MOST);
+    fs::File::open(path)?.take(MOST as u64).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Reads the id of this boot, once. [`crate::Instance::locate`] does: not to know it must end a program, for all that is
 /// recorded with another is taken for gone.
 pub fn learn_boot_id() -> io::Result<&'static str> {
@@ -23,7 +33,7 @@ pub fn learn_boot_id() -> io::Result<&'static str> {
     if let Some(boot) = BOOT.get() {
         return Ok(boot);
     }
-    let text = fs::read_to_string(BOOT_ID)?;
+    let text = read_small(BOOT_ID)?;
     match text.trim() {
         "" => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{BOOT_ID} is empty"))),
         boot => Ok(BOOT.get_or_init(|| boot.to_owned())),
@@ -101,7 +111,7 @@ impl fmt::Display for ProcessId {
 
 /// State letter and start time from `/proc/PID/stat`.
 pub fn stat(pid: i32) -> io::Result<(char, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let text = read_small(format!("/proc/{pid}/stat"))?;
     let fields = fields(&text);
     let state = fields.first().and_then(|s| s.chars().next());
     let start = fields.get(19).and_then(|s| s.parse().ok());
@@ -113,7 +123,7 @@ pub fn stat(pid: i32) -> io::Result<(char, u64)> {
 
 /// The parent of a process (`/proc/PID/stat` field 4): once its maker has ended, another.
 pub fn parent(pid: i32) -> io::Result<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let text = read_small(format!("/proc/{pid}/stat"))?;
     let parent = fields(&text).get(1).and_then(|s| s.parse().ok());
     parent.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/PID/stat"))
 }
@@ -121,7 +131,7 @@ pub fn parent(pid: i32) -> io::Result<i32> {
 /// The exit status of a zombie, 128 + n for a signal, from `/proc/PID/stat`; `None` if it is not one. For a child that
 /// cannot be reaped because somebody else traces it (ptrace(2)).
 pub fn zombie_status(pid: i32) -> Option<u8> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = read_small(format!("/proc/{pid}/stat")).ok()?;
     let fields = fields(&text);
     if *fields.first()? != "Z" {
         return None;
@@ -138,12 +148,20 @@ fn fields(text: &str) -> Vec<&str> {
     text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default()
 }
 
+/// The number of a namespace of a process (`/proc/PID/ns/NAME`, namespaces(7)), of `self` or a pid: the inode number that
+/// stat(2) of it gives, and cheaper, as no inode is made for it.
+pub fn namespace(pid: &str, name: &str) -> io::Result<u64> {
+    let link = fs::read_link(format!("/proc/{pid}/ns/{name}"))?;
+    let number = link.to_str().and_then(|text| text.strip_suffix(']')?.rsplit_once('[')?.1.parse().ok());
+    number.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("unexpected {}", link.display())))
+}
+
 /// Gives up what protects this process from being killed when the host has no memory left (a negative
 /// `/proc/self/oom_score_adj`, proc(5)), which it may have from a caller that is a service of the host: what goes inside
 /// must not be spared before the host's own. While `/proc` is the host's.
 pub fn forgo_oom_protection() -> io::Result<()> {
     const ADJUSTMENT: &str = "/proc/self/oom_score_adj";
-    match fs::read_to_string(ADJUSTMENT) {
+    match read_small(ADJUSTMENT) {
         Ok(text) if text.starts_with('-') => fs::write(ADJUSTMENT, "0"),
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -215,6 +233,13 @@ mod tests {
         assert!(!ProcessId { start: me.start + 1, ..me.clone() }.alive());
         assert!(!ProcessId { boot: "other".to_owned(), ..me.clone() }.alive());
         assert_eq!(me.to_string().parse(), Ok(me));
+        Ok(())
+    }
+
+    #[test]
+    fn the_number_of_a_namespace_is_its_inode() -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(namespace("self", "net")?, fs::metadata("/proc/self/ns/net")?.ino());
         Ok(())
     }
 

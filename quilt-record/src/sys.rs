@@ -356,6 +356,17 @@ pub struct Capabilities {
     pub inheritable: u64,
 }
 
+/// Makes the user (real, effective, saved), the group and the supplementary groups those (setgroups(2), setresgid(2),
+/// setresuid(2)): of the calling thread. By the calls' numbers, as libc's functions do it to every thread, by way of signals.
+pub fn set_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the list lives through the call; gid_t is 32 bits wide in these calls on every 64-bit architecture.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
 /// capset(2) on the calling thread. Can only give up.
 pub fn set_capabilities(capabilities: Capabilities) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;

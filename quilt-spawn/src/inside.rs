@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{Mode, SFlag, makedev, mknodat, stat};
+use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, setsid, symlinkat};
 
 use quilt_record::confine::{self, Confine, User};
 use quilt_record::error::Step as _;
+use quilt_record::process::namespace;
 use quilt_record::{Code, Error, sys};
 
 use crate::files;
@@ -206,7 +207,7 @@ fn facts(job: &Job<'_>, made: &Made) -> Result<Vec<Line>, Error> {
         [("net", job.net.is_some()), ("mnt", true), ("uts", true), ("ipc", true), ("cgroup", true), ("pid", private)];
     let mut lines = vec![Line::Home(made.user.as_ref().ok_or_else(missing)?.home.clone())];
     for (name, _) in own.iter().filter(|(_, own)| *own) {
-        let inode = stat(format!("/proc/self/ns/{name}").as_str()).map_err(os)?.st_ino;
+        let inode = namespace("self", name).step(|| format!("look at the {name} namespace"))?;
         lines.push(Line::Namespace((*name).to_owned(), inode));
     }
     Ok(lines)
