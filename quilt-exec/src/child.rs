@@ -9,6 +9,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ const ENDING: Duration = Duration::from_secs(1);
 
 /// Where the child failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+pub(crate) enum At {
     Namespaces,
     Streams,
     Confine,
@@ -55,7 +56,7 @@ const PLACES: [At; 9] = [
     At::Interpreter,
 ];
 
-type Failed = (At, Errno);
+pub(crate) type Failed = (At, Errno);
 
 /// What the two bytes from the child mean.
 pub(crate) fn explain(target: &Target, program: &Program, place: usize, errno: Errno) -> ExecError {
@@ -91,31 +92,31 @@ pub(crate) struct Words {
     pub(crate) wait: Option<OwnedFd>,
 }
 
+/// What a process holds that has left the host behind; all of it is closed by exec.
+pub(crate) struct Ready {
+    /// Takes what failed.
+    pub(crate) fail: OwnedFd,
+    /// The further descriptor that was to be kept.
+    pub(crate) also: OwnedFd,
+    /// See [`Words`].
+    wait: Option<OwnedFd>,
+    /// See [`Program`].
+    image: Option<OwnedFd>,
+}
+
 /// The child's life up to exec; comes back only with its status. If the program is another process, born in the
 /// container's pid namespace, `born` is told its pid, in four bytes, and the status is 0; that is a child of the child's
 /// parent, too.
 pub(crate) fn child(target: &Target, program: &Program, stdio: &Stdio, words: &Words, born: &OwnedFd) -> u8 {
-    let (mut namespaces, private_pid) = target.namespaces();
-    // Of that only the children are born in.
-    namespaces.set(CloneFlags::CLONE_NEWPID, private_pid);
-    let [stdin, stdout, stderr] = match outside(target, namespaces, program, stdio) {
-        Ok(streams) => streams,
+    let Ready { fail, also: born, wait, image } = match leave_host(target, program, stdio, words, born.as_fd()) {
+        Ok(ready) => ready,
         Err(failed) => return told(words.fail.as_fd(), failed),
     };
-    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), words.fail.as_fd(), born.as_fd()];
-    keep.extend(words.wait.as_ref().map(|wait| wait.as_fd()));
-    keep.extend(program.image.as_ref().map(|image| image.as_fd()));
-    let mut kept = match sys::keep_only(&keep) {
-        Ok(kept) => kept.into_iter(),
-        Err(e) => return told(words.fail.as_fd(), (At::Streams, errno(&e))),
-    };
-    let (Some(fail), Some(born)) = (kept.next(), kept.next()) else { return 125 };
-    let wait = words.wait.as_ref().and_then(|_| kept.next());
-    let image = kept.next();
     if let Err(failed) = within(program) {
         return told(fail.as_fd(), failed);
     }
     let run = || told(fail.as_fd(), execute(program, stdio.terminal.is_some(), wait, image));
+    let (_, private_pid) = target.namespaces();
     if !private_pid {
         drop(born);
         return run();
@@ -127,8 +128,32 @@ pub(crate) fn child(target: &Target, program: &Program, stdio: &Stdio, words: &W
     }
 }
 
+/// Into the namespaces, with the streams at their places, and nothing else of the host's left open than what is to tell
+/// it of anything, `also` among it.
+pub(crate) fn leave_host(
+    target: &Target,
+    program: &Program,
+    stdio: &Stdio,
+    words: &Words,
+    also: BorrowedFd<'_>,
+) -> Result<Ready, Failed> {
+    let (mut namespaces, private_pid) = target.namespaces();
+    // Of that only the children are born in.
+    namespaces.set(CloneFlags::CLONE_NEWPID, private_pid);
+    // Whoever owned a number before keeps off it from here on; so do these.
+    let streams = ManuallyDrop::new(outside(target, namespaces, program, stdio)?);
+    let [stdin, stdout, stderr] = &*streams;
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), words.fail.as_fd(), also];
+    keep.extend(words.wait.as_ref().map(|wait| wait.as_fd()));
+    keep.extend(program.image.as_ref().map(|image| image.as_fd()));
+    let mut kept = sys::keep_only(&keep).map_err(|e| (At::Streams, errno(&e)))?.into_iter();
+    let (Some(fail), Some(also)) = (kept.next(), kept.next()) else { return Err((At::Streams, Errno::EBADF)) };
+    let wait = words.wait.as_ref().and_then(|_| kept.next());
+    Ok(Ready { fail, also, wait, image: kept.next() })
+}
+
 /// Tells what failed; the status of who failed.
-fn told(fail: BorrowedFd<'_>, (at, errno): Failed) -> u8 {
+pub(crate) fn told(fail: BorrowedFd<'_>, (at, errno): Failed) -> u8 {
     let place = PLACES.iter().position(|p| *p == at).unwrap_or_default();
     let _ = write(fail, &[place as u8, errno as i32 as u8]);
     125
@@ -165,7 +190,7 @@ fn null() -> Result<OwnedFd, Errno> {
 }
 
 /// With nothing of the host's left open: the confinement, the working directory.
-fn within(program: &Program) -> Result<(), Failed> {
+pub(crate) fn within(program: &Program) -> Result<(), Failed> {
     confine::apply(&program.confine).map_err(|e| (At::Confine, errno(&e)))?;
     chdir(program.workdir.as_c_str()).map_err(|e| (At::Workdir, e))?;
     // A directory outside of the root would be a way out (CVE-2024-21626).

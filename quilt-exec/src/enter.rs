@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::termios::Termios;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe2, read, write};
@@ -60,7 +61,17 @@ pub struct Running {
     pub(crate) control: UnixStream,
     guard: sys::Child,
     go: Option<OwnedFd>,
+    scope: Scope,
     status: Cell<Option<u8>>,
+}
+
+/// What ends with a program that is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything in its leaf, which is its own.
+    Leaf,
+    /// Itself alone: the leaf is the init's.
+    Itself,
 }
 
 /// Why a program did not start.
@@ -104,7 +115,7 @@ impl Target {
         };
         match made() {
             Ok((child, guard, control, failure, go)) => {
-                Ok(Running { child, leaf, failure, control, guard, go, status: Cell::new(None) })
+                Ok(Running::new(child, leaf, Scope::Leaf, failure, control, guard, go))
             }
             Err(error) => {
                 let _ = leaf.remove();
@@ -120,6 +131,18 @@ impl Target {
 }
 
 impl Running {
+    pub(crate) fn new(
+        child: sys::Child,
+        leaf: Leaf,
+        scope: Scope,
+        failure: OwnedFd,
+        control: UnixStream,
+        guard: sys::Child,
+        go: Option<OwnedFd>,
+    ) -> Running {
+        Running { child, leaf, failure, control, guard, go, scope, status: Cell::new(None) }
+    }
+
     /// Lets the program start, if it is to have a terminal.
     pub(crate) fn release(&self) {
         if let Some(go) = &self.go {
@@ -168,8 +191,15 @@ impl Running {
         }
     }
 
-    /// Kills the program and everything that it started, and removes the leaf, which is empty then.
+    /// Kills the program and everything that it started, and removes the leaf, which is empty then. A visitor, which
+    /// has no leaf of its own, is killed alone.
     pub fn kill(self, limit: Duration) -> Result<(), Error> {
+        if self.scope == Scope::Itself {
+            // It may have ended by itself.
+            let _ = sys::pidfd_send_signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+            self.finish();
+            return Ok(());
+        }
         self.leaf.kill(limit)?;
         self.status();
         self.part();

@@ -56,8 +56,7 @@ pub(crate) fn guard(
             return 1;
         }
     };
-    let told = sys::send_fd(control.as_fd(), child.pidfd.as_fd()).is_ok()
-        && control.write_all(&child.pid.to_ne_bytes()).is_ok();
+    let told = introduce(&control, &child);
     if let Some(maker) = maker {
         reap(maker.pid);
     }
@@ -66,24 +65,47 @@ pub(crate) fn guard(
     let terminal_fd = terminal.map_or(place, |(fd, _)| fd);
     let kept = sys::keep_only(&[place, place, place, control.as_fd(), child.pidfd.as_fd(), terminal_fd]);
     let Ok([control, pidfd, terminal_fd]) = kept.as_deref() else { return 1 };
+    let kill = || {
+        if let Some((_, before)) = terminal {
+            terminal::restore(terminal_fd.as_fd(), before);
+        }
+        leaf.kill(KILL).is_ok()
+    };
+    // No return: owners of numbers that others have now would be dropped.
+    sys::exit_now(attend(&child, control, pidfd, told, kill, || leaf.remove().is_ok()))
+}
+
+/// Tells the tool who the program is; false if it cannot be told.
+pub(crate) fn introduce(control: &impl AsFd, child: &sys::Child) -> bool {
+    let pid = child.pid.to_ne_bytes();
+    sys::send_fd(control.as_fd(), child.pidfd.as_fd()).is_ok() && write(control, &pid) == Ok(pid.len())
+}
+
+/// The rest of a parent's life, once the program runs; `told`: the tool knows of it. `kill` ends all that the tool
+/// started; `clear` removes what was made for it, when it has ended. Both say whether they could.
+pub(crate) fn attend(
+    child: &sys::Child,
+    control: &OwnedFd,
+    pidfd: &OwnedFd,
+    told: bool,
+    kill: impl FnOnce() -> bool,
+    clear: impl FnOnce() -> bool,
+) -> u8 {
     if told && !outlived(control, pidfd) {
         let reaped = try_reap(child.pid, WaitPidFlag::__WALL | WaitPidFlag::WNOHANG);
         let traced = if reaped.is_none() { zombie_status(child.pid) } else { None };
         let status = reaped.or(traced).unwrap_or_else(|| reap(child.pid));
         let _ = write(control, &[status]);
-        let removed = leaf.remove();
+        let cleared = clear();
         if traced.is_some() {
             let _ = write(control, TRACED);
             reap(child.pid);
         }
-        return u8::from(removed.is_err());
+        return u8::from(!cleared);
     }
-    if let Some((_, before)) = terminal {
-        terminal::restore(terminal_fd.as_fd(), before);
-    }
-    if leaf.kill(KILL).is_ok() {
+    if kill() {
         reap(child.pid);
-        let _ = leaf.remove();
+        clear();
     }
     0
 }
@@ -92,7 +114,8 @@ pub(crate) fn guard(
 fn start(leaf: &Leaf, program: impl FnOnce(&OwnedFd) -> u8) -> Result<(sys::Child, Option<sys::Child>), Error> {
     let step = || "start the command";
     let (told, born) = pipe2(OFlag::O_CLOEXEC).step(step)?;
-    let child = leaf.fork(0, move || program(&born))?;
+    let child = leaf.fork(0, || program(&born))?;
+    drop(born);
     let mut pid = [0u8; 4];
     match read(&told, &mut pid) {
         Ok(4) => {

@@ -7,6 +7,8 @@
 //! *guard*, outside too and in a session of its own, is its child, and the parent of the *program*, which goes inside. When
 //! the tool dies, by SIGKILL, or with its whole process group, the guard kills the cgroup leaf that the program and all it
 //! started are in. When the program ends by itself, what it leaves running lives on.
+//!
+//! A piece of Quilt itself that starts nothing inside makes a *visit*, with less ado (`visit.rs`).
 
 mod child;
 pub mod cli;
@@ -18,6 +20,7 @@ mod run;
 mod supervise;
 mod target;
 mod terminal;
+mod visit;
 
 pub use cli::Options;
 pub use enter::{ExecError, Program, Running, Stdio};

@@ -16,7 +16,7 @@ use quilt_exec::{Program, Running, Stdio, Target};
 use quilt_record::process::wait_dead;
 use quilt_record::{Error, Instance, Step, readonly, sys};
 
-use crate::inside::MODE;
+use crate::inside::{MODE, visitor};
 use crate::look::inode;
 use crate::report::Evidence;
 use crate::watch::{Event, Stop, Watch, no};
@@ -61,7 +61,7 @@ pub(crate) struct Try {
 
 impl Entered {
     /// Enters, and proves it: a nonce comes back from a process whose namespaces are the init's and whose cgroup, seen
-    /// from outside, is a leaf of the container's. `once`: that is all it is for.
+    /// from outside, is a leaf of the container's. `once`: that is all it is for; it cannot be given a check to run.
     pub(crate) fn enter(
         instance: &Instance,
         target: &Target,
@@ -73,7 +73,7 @@ impl Entered {
         let (confine, home) = target.confinement(None).map_err(Stop::Failed)?;
         let program = Program {
             argv: [c"quilt-probe".to_owned(), CString::new(MODE).unwrap_or_default()].to_vec(),
-            image: Some(readonly::tool(instance, "quilt-probe")?),
+            image: if once { None } else { Some(readonly::tool(instance, "quilt-probe")?) },
             env: target.environment(home, &[])?,
             workdir: target.workdir(None)?,
             confine,
@@ -84,7 +84,8 @@ impl Entered {
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).step(step)?;
         let stderr = Some(stdout.try_clone().step(step)?);
         let stdio = Stdio { stdin: Some(theirs), stdout: Some(stdout), stderr, terminal: None };
-        let running = target.enter(&program, stdio).map_err(Stop::Failed)?;
+        let running = if once { target.visit(&program, stdio, visitor) } else { target.enter(&program, stdio) };
+        let running = running.map_err(Stop::Failed)?;
         let socket = UnixStream::from(socket);
         // Whoever took that process over with ptrace(2) could leave half a word, or never read.
         socket.set_read_timeout(Some(WORD)).step(step)?;
@@ -129,9 +130,9 @@ impl Entered {
         evidence.note("nonce", format!("{:032x}", u128::from_be_bytes(nonce)));
         let pid = self.running.child.pid.to_string();
         evidence.note("pid", self.running.child.pid);
-        let init = target.spawn.init.pid.to_string();
-        for (name, _) in &target.spawn.namespaces {
-            if inode(&pid, name)? != inode(&init, name)? {
+        // The phase before has compared the init's with these.
+        for (name, recorded) in &target.spawn.namespaces {
+            if inode(&pid, name)? != *recorded {
                 return Err(no(format!("a command's {name} namespace is not the container's")));
             }
         }

@@ -1,5 +1,5 @@
 //! The other side of the exec phase: what `quilt-probe` does as a process of the container's. It needs nothing of the
-//! image: no shell, no library, no file.
+//! image: no shell, no library, no file. With a check to run it is a program of its own there, without one a visitor.
 //!
 //! It talks over its standard input, a socket: it sends back the sixteen bytes of a nonce; then for every command that it
 //! is sent (length in four bytes, little end first; a JSON array of words) one byte, the exit status. Output goes to its
@@ -28,10 +28,24 @@ pub fn inside() -> u8 {
     }
 }
 
-fn serve(mut socket: UnixStream) -> io::Result<()> {
+/// The same without commands, for a visitor, which is a fork of the tool.
+pub(crate) fn visitor() -> u8 {
+    let answered = sys::duplicate_number(0).and_then(|fd| {
+        let mut socket = UnixStream::from(fd);
+        echo(&mut socket)?;
+        socket.read(&mut [0])
+    });
+    u8::from(answered.is_err())
+}
+
+fn echo(socket: &mut UnixStream) -> io::Result<()> {
     let mut nonce = [0u8; 16];
     socket.read_exact(&mut nonce)?;
-    socket.write_all(&nonce)?;
+    socket.write_all(&nonce)
+}
+
+fn serve(mut socket: UnixStream) -> io::Result<()> {
+    echo(&mut socket)?;
     let mut length = [0u8; 4];
     while socket.read_exact(&mut length).is_ok() {
         let length = u32::from_le_bytes(length).min(COMMAND_MAX);

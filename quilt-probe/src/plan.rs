@@ -23,13 +23,18 @@ pub(crate) fn plan(record: &Record, want: &Want) -> Result<Vec<String>, Error> {
         Some("none") => "look at the loopback interface",
         _ => "look at eth0, its address and route, and wait for the gateway to answer ARP",
     };
+    let check = want.command()?;
+    let enter = match check {
+        Some(_) => "run quilt-probe inside, in a cgroup of its own",
+        None => "fork into the container, into the init's cgroup",
+    };
     let mut lines = vec![
         "open a pidfd on the init and compare its start time".to_owned(),
         format!("compare its namespaces with the host's: {}", look::asked(record)?.join(" ")),
-        "run quilt-probe inside, in a cgroup of its own, and wait for a nonce to come back".to_owned(),
+        format!("{enter}, and wait for a nonce to come back"),
         network.to_owned(),
     ];
-    if let Some(words) = want.command()? {
+    if let Some(words) = check {
         let (tries, limit) = (want.retries(), seconds(want.try_limit()));
         lines.push(format!("run {words:?} inside until it exits with 0: at most {tries} failures of {limit} each"));
     }

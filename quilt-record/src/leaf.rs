@@ -32,6 +32,9 @@ pub use tree::{list, remove_all};
 /// The pid that a numbered leaf's maker had is its number modulo this (the kernel's PID_MAX_LIMIT, `threads.h`).
 const PID_LIMIT: u64 = 1 << 22;
 
+/// The leaf of a container's init.
+pub const INIT: &str = "init";
+
 /// The start of a numbered leaf's name.
 pub const NUMBERED: &str = "x-";
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 
 use quilt_record::have::Hierarchy;
+use quilt_record::leaf::INIT;
 
 use crate::masks::Present;
 use crate::want::{Pid, Want};
@@ -173,9 +174,6 @@ pub const SYMLINKS: [(&str, &str); 5] = [
 /// The files that init gets: the exit status, and with a command the log in two parts, the newer and the older.
 pub const FILES: [&str; 3] = ["exit", "log", "log.1"];
 
-/// The name of the cgroup leaf.
-pub const LEAF: &str = "init";
-
 /// The plan.
 pub fn plan(input: &Input) -> Vec<Step> {
     let want = &input.want;
@@ -183,13 +181,13 @@ pub fn plan(input: &Input) -> Vec<Step> {
     let files = if want.command.is_empty() { &FILES[..1] } else { &FILES };
     steps.extend(input.tools.clone().map(|(tools, target)| Step::Tools(tools, target)));
     steps.extend(files.iter().map(|name| Step::Empty(input.container.join(name))));
-    steps.push(Step::Leaf(input.hierarchies.iter().map(|h| h.path.join(LEAF)).collect()));
+    steps.push(Step::Leaf(input.hierarchies.iter().map(|h| h.path.join(INIT)).collect()));
     let mut namespaces = vec!["mnt", "uts", "ipc"];
     if want.pid.unwrap_or_default() == Pid::Private {
         namespaces.insert(0, "pid");
     }
     let v1 = input.hierarchies.iter().filter(|h| h.version == 1);
-    steps.push(Step::Clone { namespaces, tasks: v1.map(|h| h.path.join(LEAF).join("tasks")).collect() });
+    steps.push(Step::Clone { namespaces, tasks: v1.map(|h| h.path.join(INIT).join("tasks")).collect() });
 
     steps.push(Step::CgroupNamespace);
     steps.extend(input.net.clone().map(Step::Net));

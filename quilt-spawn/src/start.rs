@@ -15,13 +15,13 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{UnlinkatFlags, pipe2, unlinkat};
 
 use quilt_record::error::Step as _;
-use quilt_record::leaf::Leaf;
+use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::process::forgo_oom_protection;
 use quilt_record::signals::Waiter;
 use quilt_record::{Code, Container, Error, Instance, ProcessId, have, readonly, signals, sys};
 
 use crate::inside::{Job, become_init};
-use crate::plan::{FILES, Input, LEAF, Step, plan};
+use crate::plan::{FILES, Input, Step, plan};
 use crate::report::Line;
 use crate::want::Pid;
 
@@ -45,7 +45,7 @@ pub fn start(
     let made = |name: &str| make(container, name);
     let exit = made(FILES[0])?;
     let log = if want.command.is_empty() { None } else { Some((made(FILES[1])?, made(FILES[2])?)) };
-    let leaf = Leaf::create(&input.hierarchies, LEAF)?;
+    let leaf = Leaf::create(&input.hierarchies, INIT)?;
     signals::check()?;
 
     let (told, tell) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe")?;

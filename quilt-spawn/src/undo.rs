@@ -6,14 +6,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use quilt_record::error::Step as _;
-use quilt_record::leaf::Leaf;
+use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::process::wait_dead;
 use quilt_record::record::Section;
 use quilt_record::{Claim, Code, Container, Error, Id, Instance, have, sys};
 use serde::de::DeserializeOwned;
 use serde::de::IgnoredAny;
 
-use crate::plan::LEAF;
 use crate::start::{gone, remove_files};
 
 /// How long the dying may take. What is killed is in the kernel's hands, but may have gigabytes to give back.
@@ -50,7 +49,7 @@ fn kill_init(container: &Container) -> Result<(), Error> {
 
 fn remove_leaf(container: &Container) -> Result<(), Error> {
     let Some(cgroup) = saved::<have::Cgroup>(container, "cgroup") else { return Ok(()) };
-    let leaf = match Leaf::open(&cgroup.hierarchies, LEAF) {
+    let leaf = match Leaf::open(&cgroup.hierarchies, INIT) {
         Ok(leaf) => leaf,
         Err(e) if e.code == Code::NotFound => return Ok(()),
         Err(e) => return Err(e),

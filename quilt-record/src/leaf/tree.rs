@@ -214,7 +214,7 @@ pub fn list(hierarchies: &[Hierarchy]) -> Result<Vec<String>, Error> {
 pub fn remove_all(hierarchies: &[Hierarchy]) -> Result<(), Error> {
     for hierarchy in hierarchies.iter().rev() {
         // Nearly always the only one that is left: spares the listing of a directory of 40 files.
-        let _ = unlinkat(AT_FDCWD, &hierarchy.path.join("init"), UnlinkatFlags::RemoveDir);
+        let _ = unlinkat(AT_FDCWD, &hierarchy.path.join(super::INIT), UnlinkatFlags::RemoveDir);
         if !remove(hierarchy.version, &hierarchy.path)? {
             let step = format!("remove the cgroup {}", hierarchy.path.display());
             return Err(Error::new(Code::Busy, step, "there are processes in it"));

@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
-
 use quilt_record::confine::CAPABILITY_MASK;
+use quilt_record::leaf::INIT;
 
-use super::{EMPTY, LEAF, Mount, Step};
+use super::{EMPTY, Mount, Step};
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,7 +17,7 @@ impl fmt::Display for Step {
             Step::Empty(path) => write!(f, "write {}: empty", path.display()),
             Step::Leaf(dirs) => write!(f, "mkdir {}", list(dirs)),
             Step::Clone { namespaces, tasks } => {
-                write!(f, "clone with new {} namespaces, in the cgroup {LEAF}", namespaces.join(" "))?;
+                write!(f, "clone with new {} namespaces, in the cgroup {INIT}", namespaces.join(" "))?;
                 tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
             }
             Step::CgroupNamespace => f.write_str("unshare the cgroup namespace"),

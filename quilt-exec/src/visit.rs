@@ -1,0 +1,85 @@
+//! A visit: a piece of Quilt itself that is inside for a moment and starts nothing, so that there is less to prepare and to
+//! clear away than for a command: no cgroup leaf of its own, no program to load, and one process for what maker and guard
+//! are otherwise.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{pipe2, read, setsid};
+use quilt_record::leaf::{INIT, Leaf};
+use quilt_record::{Error, Step, sys};
+
+use crate::child::{At, Words, explain, leave_host, told, within};
+use crate::enter::{Program, Running, Scope, Stdio};
+use crate::guard::{attend, introduce, introduced};
+use crate::target::Target;
+
+impl Target {
+    /// Runs `body` in a process inside, confined as `program` says and in its working directory, but in the leaf of the
+    /// container's init; the process ends with the status that `body` returns. The calling process must have one thread.
+    /// If it dies, the visitor is killed. All signals are blocked in there.
+    pub fn visit(&self, program: &Program, stdio: Stdio, body: impl FnOnce() -> u8) -> Result<Running, Error> {
+        let visit = || -> Result<Running, Error> {
+            let leaf = Leaf::open(&self.cgroup.hierarchies, INIT)?;
+            let (failure, fail) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe")?;
+            let (control, theirs) = sys::socket_pair().step(|| "make a pair of sockets")?;
+            let words = Words { fail, wait: None };
+            let escort = leaf.fork(0, || escort(self, program, &stdio, &words, &theirs, body))?;
+            drop((stdio, words, theirs));
+            let control = UnixStream::from(control);
+            match introduced(&control) {
+                Ok(child) => Ok(Running::new(child, leaf, Scope::Itself, failure, control, escort, None)),
+                // What it died of, it said there.
+                Err(error) => {
+                    let mut said = [0u8; 2];
+                    Err(match read(&failure, &mut said) {
+                        Ok(2) => explain(self, program, usize::from(said[0]), Errno::from_raw(said[1].into())).error,
+                        _ => error,
+                    })
+                }
+            }
+        };
+        visit().map_err(|e| self.unless_ended(e))
+    }
+}
+
+/// The life of the visitor's parent: it goes in but for the pid namespace, where nobody could see it, forks the visitor,
+/// and attends it as a guard does, by whose protocol it talks over `control`.
+fn escort(
+    target: &Target,
+    program: &Program,
+    stdio: &Stdio,
+    words: &Words,
+    control: &OwnedFd,
+    body: impl FnOnce() -> u8,
+) -> u8 {
+    let _ = setsid();
+    let _ = SigSet::all().thread_block();
+    sys::default_signal(Signal::SIGCHLD);
+    let ready = match leave_host(target, program, stdio, words, control.as_fd()) {
+        Ok(ready) => ready,
+        Err(failed) => return told(words.fail.as_fd(), failed),
+    };
+    if let Err(failed) = within(program) {
+        return told(ready.fail.as_fd(), failed);
+    }
+    let visitor = sys::fork(0, None, || {
+        // After the change of credentials, which would forget it.
+        let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
+        body()
+    });
+    let visitor = match visitor {
+        Ok(visitor) => visitor,
+        Err(e) => return told(ready.fail.as_fd(), (At::Fork, Errno::from_raw(e.raw_os_error().unwrap_or_default()))),
+    };
+    let introduced = introduce(&ready.also, &visitor);
+    let place: BorrowedFd<'_> = visitor.pidfd.as_fd();
+    let kept = sys::keep_only(&[place, place, place, ready.also.as_fd(), place]);
+    let Ok([control, pidfd]) = kept.as_deref() else { return 1 };
+    let kill = || sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL).is_ok();
+    // No return: owners of numbers that others have now would be dropped.
+    sys::exit_now(attend(&visitor, control, pidfd, introduced, kill, || true))
+}
