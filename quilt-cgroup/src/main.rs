@@ -22,6 +22,9 @@ struct Cli {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if let Some(status) = stage::run_piped(&quilt_cgroup::STAGE) {
+        return status;
+    }
     let cli = Cli::parse();
     stage::run(&quilt_cgroup::STAGE, &cli.stage, cli.record.is_some(), &cli.want)
 }

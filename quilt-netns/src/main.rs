@@ -23,6 +23,9 @@ struct Cli {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if let Some(status) = stage::run_piped(&STAGE) {
+        return status;
+    }
     let cli = Cli::parse();
     stage::run(&STAGE, &cli.stage, cli.record.is_some(), &cli.want)
 }

@@ -36,6 +36,9 @@ pub fn main() -> ExitCode {
         error::complain(TOOL, &error);
         return ExitCode::from(error.code.status());
     }
+    if let Some(status) = stage::run_piped(&quilt_probe::STAGE) {
+        return status;
+    }
     let cli = Cli::parse();
     if cli.names.is_empty() || cli.names == ["-"] {
         return stage::run(&quilt_probe::STAGE, &cli.stage, !cli.names.is_empty(), &cli.want);

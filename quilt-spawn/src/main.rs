@@ -24,6 +24,9 @@ struct Cli {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if let Some(status) = stage::run_piped(&quilt_spawn::STAGE) {
+        return status;
+    }
     let mut cli = Cli::parse();
     cli.want.take_env(|name| std::env::var(name).ok());
     stage::run(&quilt_spawn::STAGE, &cli.stage, cli.record.is_some(), &cli.want)

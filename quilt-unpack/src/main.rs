@@ -25,6 +25,9 @@ struct Cli {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if let Some(status) = stage::run_piped(&quilt_unpack::STAGE) {
+        return status;
+    }
     let mut cli = Cli::parse();
     let from_stdin = cli.want.image.as_deref() == Some(Path::new("-"));
     if from_stdin {
