@@ -97,7 +97,8 @@ pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Op
         Some(init) => {
             // The pidfd says that the pid still is init's.
             let mut held = state::spawned(&container).map(|spawn| Held::of(spawn.init.pid)).unwrap_or_default();
-            // Before the kill: once the kernel takes the namespace apart, it holds the lock that this needs.
+            // While it dies. (Its namespace is held: once the kernel takes one apart, it has the lock that this needs.)
+            let _ = sys::pidfd_send_signal(init.as_fd(), Signal::SIGKILL);
             let retired = network::retire(instance, &id);
             kill(instance, &id, Some(&init))?;
             let link = match retired {

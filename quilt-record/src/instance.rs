@@ -1,10 +1,13 @@
 //! An instance: one set of state, bridges, firewall table, cgroup parent and subnet. Tests have their own.
 
 use std::fs::{self, DirBuilder};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use crate::error::{Code, Error, Step};
@@ -34,7 +37,7 @@ impl Instance {
             return Ok(Instance { state: "/var/lib/quilt".into(), run: "/run/quilt".into(), tag: String::new() });
         };
         // Two names for one directory must be one instance; one that does not exist yet has one name only.
-        let state = fs::canonicalize(&root)
+        let state = real_path(&root)
             .or_else(|_| std::path::absolute(&root))
             .step(|| format!("find the instance {}", root.display()))?;
         if state.to_str().is_none() {
@@ -107,6 +110,19 @@ impl Instance {
     pub fn veth(&self, id: &Id) -> String {
         format!("vq{}", base32(hash64(format!("{}/{id}", self.tag).as_bytes()), 12))
     }
+}
+
+/// The name of what is there, without links and dots in it, as the kernel has it: five system calls for what realpath(3)
+/// does in one for each part of the path and more.
+fn real_path(path: &Path) -> io::Result<PathBuf> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let file = open(path, flags, Mode::empty())?;
+    let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    // One that was removed meanwhile has a name that says so.
+    if real.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") {
+        return fs::canonicalize(path);
+    }
+    Ok(real)
 }
 
 /// One line for everyone but root: Quilt needs it for mounts, bridges and cgroups.
