@@ -127,6 +127,25 @@ where
     alone.then(|| run(stage, &StageArgs::default(), true, &W::default()))
 }
 
+/// Runs a stage on a record that this process has made, as if it had come through a pipe.
+pub fn run_on<W, H>(stage: &Stage<W, H>, record: Record) -> ExitCode
+where
+    W: Serialize + DeserializeOwned + Default,
+    H: Serialize + DeserializeOwned,
+{
+    report(stage, &StageArgs::default(), Input::Record(record), &W::default())
+}
+
+/// Where the record comes from.
+enum Input {
+    /// Standard input.
+    Pipe,
+    /// This process.
+    Record(Record),
+    /// The container's directory, or nowhere.
+    Saved,
+}
+
 /// Runs a stage. `from_stdin` says whether the record comes from standard input (`-`); `flags` is what the command
 /// line asks, which goes over what the record asks.
 pub fn run<W, H>(stage: &Stage<W, H>, args: &StageArgs, from_stdin: bool, flags: &W) -> ExitCode
@@ -134,8 +153,16 @@ where
     W: Serialize + DeserializeOwned + Default,
     H: Serialize + DeserializeOwned,
 {
+    report(stage, args, if from_stdin { Input::Pipe } else { Input::Saved }, flags)
+}
+
+fn report<W, H>(stage: &Stage<W, H>, args: &StageArgs, input: Input, flags: &W) -> ExitCode
+where
+    W: Serialize + DeserializeOwned + Default,
+    H: Serialize + DeserializeOwned,
+{
     let (mut record, mut begun) = (Record::default(), false);
-    match attempt(stage, args, from_stdin, flags, &mut record, &mut begun) {
+    match attempt(stage, args, input, flags, &mut record, &mut begun) {
         Ok(status) => status,
         Err(error) => fail(stage, args, &mut record, begun, &classify(&error)),
     }
@@ -144,7 +171,7 @@ where
 fn attempt<W, H>(
     stage: &Stage<W, H>,
     args: &StageArgs,
-    from_stdin: bool,
+    input: Input,
     flags: &W,
     record: &mut Record,
     begun: &mut bool,
@@ -154,11 +181,15 @@ where
     H: Serialize + DeserializeOwned,
 {
     enter()?;
+    let from_stdin = !matches!(input, Input::Saved);
     if !from_stdin && args.id.is_none() {
         usage(stage.name);
     }
     if from_stdin {
-        *record = read_record()?;
+        *record = match input {
+            Input::Record(record) => record,
+            _ => read_record()?,
+        };
         if let Some(failure) = record.error()? {
             // Whoever failed has told.
             let _ = print(record);

@@ -14,6 +14,7 @@ pub mod env;
 mod json;
 pub mod spec;
 pub mod start;
+pub mod unpack;
 pub mod wants;
 
 pub use builder::ContainerBuilder;

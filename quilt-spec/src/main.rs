@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use nix::sys::signal::Signal;
 use quilt_record::record::FORMAT;
-use quilt_record::{Claim, Code, End, Record, error, handover, sys};
+use quilt_record::{Claim, Code, End, Error, Record, error, handover, sys};
 use quilt_spec::cli::{CreateCli, RunCli, StartCli};
 use quilt_spec::spec::Refusal;
 
@@ -23,14 +23,14 @@ fn die_with_the_wrapper() {
 pub fn main() -> ExitCode {
     die_with_the_wrapper();
     let mut args: Vec<_> = std::env::args_os().collect();
-    let verb = match args.get(1).and_then(|arg| arg.to_str()) {
-        Some("--run") => "run",
-        Some("--start") => "start",
+    let mut take = |word: &str| args.get(1).is_some_and(|arg| arg == word).then(|| args.remove(1)).is_some();
+    // The wrapper's: to be quilt-unpack as well, which saves a process.
+    let unpack = take("--unpack");
+    let verb = match (take("--run"), take("--start")) {
+        (true, _) => "run",
+        (_, true) => "start",
         _ => "create",
     };
-    if verb != "create" {
-        args.remove(1);
-    }
     let command = match verb {
         "run" => RunCli::command().mut_arg("command", |arg| arg.help("The command and its arguments")),
         "start" => StartCli::command(),
@@ -47,17 +47,20 @@ pub fn main() -> ExitCode {
         _ => CreateCli::from_arg_matches(&matches).map(|cli| claim().and_then(|claim| cli.record(claim))),
     };
     match record {
+        Ok(Ok(record)) if unpack => quilt_spec::unpack::go_on(record).unwrap_or_else(|failure| fail(&failure)),
         Ok(Ok(record)) => pass_on(&record, ExitCode::SUCCESS),
-        Ok(Err(Refusal::Failure(failure))) => {
-            error::complain("quilt-spec", &failure);
-            let mut record = Record::default();
-            record.set("format", &FORMAT);
-            record.set("error", &failure.failure("quilt-spec"));
-            pass_on(&record, ExitCode::from(failure.code.status()))
-        }
+        Ok(Err(Refusal::Failure(failure))) => fail(&failure),
         Ok(Err(Refusal::Usage(why))) => end(verb, &command.error(clap::error::ErrorKind::ValueValidation, why)),
         Err(error) => end(verb, &error),
     }
+}
+
+fn fail(failure: &Error) -> ExitCode {
+    error::complain("quilt-spec", failure);
+    let mut record = Record::default();
+    record.set("format", &FORMAT);
+    record.set("error", &failure.failure("quilt-spec"));
+    pass_on(&record, ExitCode::from(failure.code.status()))
 }
 
 /// The claim that the wrapper made, so that it can undo by it.

@@ -28,7 +28,8 @@ enum Victim {
     Stage(&'static str),
 }
 
-const STAGES: [&str; 6] = ["quilt-spec", "quilt-unpack", "quilt-netns", "quilt-cgroup", "quilt-spawn", "quilt-probe"];
+/// The processes of the pipeline; the first goes on as quilt-unpack.
+const STAGES: [&str; 5] = ["quilt-spec", "quilt-netns", "quilt-cgroup", "quilt-spawn", "quilt-probe"];
 
 /// The pid of the pipeline's stage: a child of the wrapper that runs it.
 fn stage(wrapper: i32, name: &str) -> Option<i32> {

@@ -41,6 +41,30 @@ fn a_pipeline_by_hand() {
     world.quilt(&["rm", "-f", "web"]).ok();
 }
 
+/// Tools of a directory in which one was replaced: that one is what runs, be it the first of the pipeline, which is one
+/// process with quilt-spec otherwise.
+#[test]
+fn a_replaced_step_is_what_runs() {
+    let world = World::new("replaced");
+    let bin = world.path("bin");
+    world.run("cp", &["-a", crate::harness::bin().to_str().unwrap(), bin.to_str().unwrap()]).go().ok();
+    std::fs::create_dir(bin.join("own")).unwrap();
+    for own in ["quilt-unpack", "quilt-cgroup"] {
+        std::fs::rename(bin.join(own), bin.join("own").join(own)).unwrap();
+        world.write(
+            &format!("bin/{own}"),
+            &format!("#!/bin/sh\necho mine: {own} >&2\nexec \"${{0%/*}}\"/own/{own} \"$@\"\n"),
+        );
+        world.run("chmod", &["755", bin.join(own).to_str().unwrap()]).go().ok();
+    }
+    let out = world.command(&["create", &image(), "--name", "web"]).env("QUILT_BIN", &bin).go();
+    let mut said: Vec<_> = out.stderr.lines().collect();
+    said.sort_unstable();
+    assert_eq!((out.status, said), (0, vec!["mine: quilt-cgroup", "mine: quilt-unpack"]), "{out:?}");
+    assert_eq!(done(&out.record()), STAGES);
+    world.command(&["rm", "-f", "web"]).env("QUILT_BIN", &bin).go().ok();
+}
+
 #[test]
 fn each_alone_on_the_saved_record() {
     let world = World::new("alone");
