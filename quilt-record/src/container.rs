@@ -154,7 +154,8 @@ impl Container {
             Err(Errno::ENOENT) => return Ok(None),
             Err(e) => return Err(Error::os(step(), e)),
         };
-        let mut text = String::new();
+        // Room for what there usually is: else it is read in pieces that begin with 32 bytes.
+        let mut text = String::with_capacity(4 << 10);
         file.take(RECORD_MAX).read_to_string(&mut text).step(step)?;
         Ok(Some(text))
     }
