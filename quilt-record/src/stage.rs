@@ -1,29 +1,32 @@
 //! What every stage of a create does around its own work: read the record, respect the claim, pass the record on,
 //! and undo. A tool's `main` is a call of [`run`].
 
-use std::io::{self, BufRead, Read};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+mod input;
+mod undo;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, geteuid, getppid};
+use nix::unistd::{Pid, getppid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
 use crate::claim::{Claim, Work};
-use crate::container::{Container, exists};
+use crate::container::Container;
 use crate::error::{Code, Error, classify, complain};
-use crate::handover::{PASS_ON, hand_over, print, print_text};
+use crate::handover::{hand_over, print, print_text};
 use crate::id::Id;
 use crate::instance::Instance;
 use crate::process::ProcessId;
-use crate::record::{FORMAT, RECORD_MAX, Record, STAGES, Section};
+use crate::record::{Record, STAGES, Section};
 use crate::takeover::{claim_or_open, done_in_this_boot};
 use crate::{signals, sys};
+
+use input::{Input, merged, read_record, saved_or_new, usage};
+pub use undo::{bin_dir, undo_command};
+use undo::{fail, undo};
 
 /// The options that every stage has.
 #[derive(Args, Clone, Debug, Default)]
@@ -134,16 +137,6 @@ where
     H: Serialize + DeserializeOwned,
 {
     report(stage, &StageArgs::default(), Input::Record(record), &W::default())
-}
-
-/// Where the record comes from.
-enum Input {
-    /// Standard input.
-    Pipe,
-    /// This process.
-    Record(Record),
-    /// The container's directory, or nowhere.
-    Saved,
 }
 
 /// Runs a stage. `from_stdin` says whether the record comes from standard input (`-`); `flags` is what the command
@@ -315,140 +308,9 @@ where
     }
 }
 
-/// Reports the failure, and takes back: the whole claim in a pipeline, else this stage's own part, if it had `begun`: what
-/// is there otherwise is another command's.
-fn fail<W, H>(stage: &Stage<W, H>, args: &StageArgs, record: &mut Record, begun: bool, error: &Error) -> ExitCode {
-    let tool = tool(stage.name);
-    if record.keys().next().is_none() {
-        record.set("format", &FORMAT);
-    }
-    record.set("error", &error.failure(&tool));
-    // A reader that is gone will not miss it.
-    let _ = print(record);
-    let in_run = record.get::<String>("until").is_ok_and(|until| until.as_deref() == Some("run"));
-    if pipeline().is_none() || !told_by_another(stage.name, in_run, error) {
-        complain(&tool, error);
-    }
-    if let (Ok(id), Ok(claim)) = (record.id(), record.claim()) {
-        // Nobody but root has done anything.
-        if pipeline().is_some() && geteuid().is_root() {
-            return undo_all(&id, claim, args, error.code);
-        }
-        if begun
-            && let Ok(instance) = Instance::locate(args.root.as_deref())
-            && let Ok(container) = Container::open(&instance, &id)
-            && container.holder().is_ok_and(|h| h.claim == claim)
-            && container.lock(Duration::from_secs(10)).is_ok()
-        {
-            if let Err(left) = (stage.undo)(&instance, &id, claim) {
-                complain(&tool, &classify(&left));
-            }
-            let only_mine = STAGES.iter().all(|s| matches!(container.read(&format!("{s}.json")), Ok(None)));
-            if only_mine {
-                let _ = container.remove(claim);
-            }
-        }
-    }
-    ExitCode::from(error.code.status())
-}
-
-/// Becomes `quilt-rm --claim`, which undoes what the pipeline did under the claim and exits with the failure's status:
-/// a container that it was creating is removed, one that it was starting is stopped, a settled one is left alone.
-fn undo_all(id: &Id, claim: Claim, args: &StageArgs, code: Code) -> ExitCode {
-    let status = format!("--status={}", code.status());
-    let error = undo_command(args.root.as_deref(), claim).arg(status).arg("--").arg(id.as_str()).exec();
-    complain("quilt", &Error::os("run quilt-rm to undo", error));
-    ExitCode::from(code.status())
-}
-
-/// The start of the command that undoes what was done under a claim in the instance under `root`.
-pub fn undo_command(root: Option<&Path>, claim: Claim) -> Command {
-    let mut command = Command::new(bin_dir().join("quilt-rm"));
-    command.arg("--claim").arg(claim.to_string());
-    if let Some(root) = root {
-        command.arg("--root").arg(root);
-    }
-    command
-}
-
-/// The directory of the tools: `QUILT_BIN`, else where this program is.
-pub fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("QUILT_BIN").filter(|d| !d.is_empty()) {
-        return dir.into();
-    }
-    std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)).unwrap_or_default()
-}
-
-fn undo<W, H>(
-    stage: &Stage<W, H>,
-    args: &StageArgs,
-    instance: &Instance,
-    from_stdin: bool,
-    record: &mut Record,
-) -> anyhow::Result<ExitCode>
-where
-    W: Serialize + DeserializeOwned,
-    H: Serialize + DeserializeOwned,
-{
-    let id = if from_stdin { record.id()? } else { args.id.clone().unwrap_or_else(|| usage(stage.name)) };
-    let container = match Container::open(instance, &id) {
-        Ok(container) => container,
-        Err(e) if e.code == Code::NotFound => return Ok(ExitCode::SUCCESS),
-        Err(e) => return Err(e.into()),
-    };
-    container.lock(Duration::from_secs(10))?;
-    let claim = container.holder()?.claim;
-    if from_stdin && record.claim()? != claim {
-        return Err(exists(&id).into());
-    }
-    (stage.undo)(instance, &id, claim)?;
-    if let Some(section) = container.record().ok().and_then(|r| r.get::<Map<String, Value>>(stage.name).ok().flatten())
-    {
-        let mut section = section;
-        section.remove("have");
-        container.write_section(stage.name, &serde_json::to_string(&section)?)?;
-        record.set(stage.name, &section);
-    }
-    if from_stdin {
-        print(record)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Passes the record on; in a pipeline, into the next stage's hands.
 fn pass_on(record: &Record) -> Result<(), Error> {
     if pipeline().is_some() { hand_over(record) } else { print(record) }
-}
-
-/// The record of one line of standard input.
-fn read_record() -> Result<Record, Error> {
-    let mut line = String::new();
-    let read = io::stdin().lock().take(RECORD_MAX).read_line(&mut line);
-    match read {
-        Err(e) => Err(Error::os("read the record from standard input", e)),
-        Ok(0) => Err(Error::new(
-            Code::Interrupted,
-            "read the record",
-            "standard input ended without one: the step before died",
-        )),
-        Ok(_) => Record::parse(&line),
-    }
-}
-
-/// Without a record: the saved one of `--id`, or a new one.
-fn saved_or_new(name: &str, args: &StageArgs, instance: &Instance) -> Result<Record, Error> {
-    let Some(id) = &args.id else { usage(name) };
-    match Container::open(instance, id) {
-        Ok(container) => {
-            let record = container.record()?;
-            if name != "probe" && done_in_this_boot(&record, name)? {
-                return Err(Error::new(Code::Exists, "", format!("{name} is done for the container {id} already")));
-            }
-            Ok(record)
-        }
-        Err(e) if e.code == Code::NotFound && name != "probe" => Ok(Record::new(id, &Claim::generate())),
-        Err(e) => Err(e),
-    }
 }
 
 /// The identity of the wrapper, in a pipeline.
@@ -456,24 +318,6 @@ fn wrapper() -> Result<Option<ProcessId>, Error> {
     let Some(pid) = pipeline() else { return Ok(None) };
     let gone = |_| Error::new(Code::Interrupted, "", "the caller died");
     ProcessId::of(pid.as_raw()).map(Some).map_err(gone)
-}
-
-/// The record's `want` of the stage under what the flags say, checked against the stage's type.
-fn merged<W: Serialize + DeserializeOwned>(record: &Record, name: &str, flags: &W) -> Result<W, Error> {
-    let bad =
-        |e: serde_json::Error| Error::new(Code::Invalid, format!("read `{name}.want` of the record"), e.to_string());
-    let mut want: Map<String, Value> = record.want(name)?;
-    if let Value::Object(given) = serde_json::to_value(flags).map_err(bad)? {
-        want.extend(given);
-    }
-    serde_json::from_value(Value::Object(want)).map_err(bad)
-}
-
-/// Whether another stage of the pipeline has a line for this: the next one went away. If it failed, it has told of that;
-/// if it was killed, who comes after it tells. Only after the last of all nobody does.
-fn told_by_another(stage: &str, in_run: bool, error: &Error) -> bool {
-    let last = if in_run { order("run") } else { STAGES.len() - 1 };
-    error.step == PASS_ON && error.code == Code::Interrupted && order(stage) + 1 < last
 }
 
 /// The place of a stage; one that is not in the list (`run`) comes after all.
@@ -484,31 +328,4 @@ fn order(stage: &str) -> usize {
 /// The name of a stage's program.
 fn tool(stage: &str) -> String {
     format!("quilt-{stage}")
-}
-
-fn usage(stage: &str) -> ! {
-    complain(&tool(stage), &Error::new(Code::Invalid, "", "give `-` to read a record, or --id NAME (see --help)"));
-    std::process::exit(2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_passes_on_to_the_last_tells_of_its_death() {
-        let gone = Error::new(Code::Interrupted, PASS_ON, "the next step died");
-        for (stage, in_run, told) in [
-            ("unpack", false, true),
-            ("cgroup", false, true),
-            ("spawn", false, false),
-            ("probe", false, false),
-            ("spawn", true, true),
-            ("probe", true, false),
-        ] {
-            assert_eq!(told_by_another(stage, in_run, &gone), told, "{stage}");
-        }
-        assert!(!told_by_another("unpack", false, &Error::new(Code::Interrupted, "", "interrupted by SIGTERM")));
-        assert!(!told_by_another("unpack", false, &Error::new(Code::NoSpace, PASS_ON, "No space left on device")));
-    }
 }
