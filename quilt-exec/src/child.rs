@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, setsid, write};
 use quilt_record::leaf::unforked;
-use quilt_record::process::{forgo_oom_protection, wait_gone};
+use quilt_record::process::{arguments, forgo_oom_protection, wait_gone};
 use quilt_record::{Error, confine, sys};
 
 use crate::enter::{ExecError, Program, Stdio};
@@ -163,7 +163,17 @@ pub(crate) fn told(fail: BorrowedFd<'_>, (at, errno): Failed) -> u8 {
 /// of the `/dev` that Quilt mounted, and checks what it finds there.
 fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &Stdio) -> Result<[OwnedFd; 3], Failed> {
     forgo_oom_protection().map_err(|e| (At::Confine, errno(&e)))?;
+    // What the tool was called with is nobody's business inside, where a copy of it can be seen until it execs. Where Quilt
+    // itself may not hide it (CAP_SYS_RESOURCE), it shows for that long.
+    let _ = arguments().and_then(sys::hide_arguments);
+    // Gone with the init, as setns will say.
+    let root = stat(format!("/proc/{}/root", target.spawn.init.pid).as_str());
     setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;
+    // The root of the namespace, which ought to be the init's: never the host's instead.
+    let here = stat("/").map_err(|e| (At::Namespaces, e))?;
+    if !root.is_ok_and(|root| (root.st_dev, root.st_ino) == (here.st_dev, here.st_ino)) {
+        return Err((At::Namespaces, Errno::EXDEV));
+    }
     let streams = |e: Errno| (At::Streams, e);
     if let Some(socket) = &stdio.terminal {
         let uid = program.confine.uid;
@@ -269,6 +279,6 @@ fn search(program: &Program) -> Failed {
 
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn errno(error: &io::Error) -> Errno {
+pub(crate) fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

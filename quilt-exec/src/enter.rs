@@ -14,7 +14,8 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe2, read, write};
 use quilt_record::confine::Confine;
 use quilt_record::leaf::Leaf;
-use quilt_record::{Error, Step, sys};
+use quilt_record::process::wait_dead;
+use quilt_record::{Code, Error, Step, sys};
 
 use crate::child::{Words, child, explain};
 use crate::guard::{guard, introduced};
@@ -197,6 +198,11 @@ impl Running {
         if self.scope == Scope::Itself {
             // It may have ended by itself.
             let _ = sys::pidfd_send_signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+            let step = || "wait for the end of the process inside";
+            if !wait_dead(&self.guard.pidfd, limit).step(step)? {
+                let _ = sys::pidfd_send_signal(self.guard.pidfd.as_fd(), Signal::SIGKILL);
+                return Err(Error::new(Code::Timeout, step(), "it still lives"));
+            }
             self.finish();
             return Ok(());
         }

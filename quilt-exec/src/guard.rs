@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::termios::Termios;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2, read, setsid, write};
@@ -45,7 +45,7 @@ pub(crate) fn guard(
 ) -> u8 {
     let _ = setsid();
     // Only SIGKILL ends a guard. The program resets all of that.
-    let _ = SigSet::all().thread_block();
+    sys::block_all_signals();
     sys::default_signal(Signal::SIGCHLD);
     let mut control = UnixStream::from(control);
     let (child, maker) = match start(leaf, program) {

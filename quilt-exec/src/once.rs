@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe2, read, setsid, write};
@@ -58,7 +58,7 @@ impl Heir {
         let child = sys::fork(0, None, || {
             let _ = setsid();
             // Only SIGKILL ends an heir.
-            let _ = SigSet::all().thread_block();
+            sys::block_all_signals();
             let mut keep = vec![null.as_fd(); 3];
             keep.push(watch.as_fd());
             keep.extend(watched.iter().map(|fd| fd.as_fd()));

@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::unistd::{pipe2, read, setsid};
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::{Error, Step, sys};
 
-use crate::child::{At, Words, explain, leave_host, told, within};
+use crate::child::{At, Words, errno, explain, leave_host, told, within};
 use crate::enter::{Program, Running, Scope, Stdio};
 use crate::guard::{attend, introduce, introduced};
 use crate::target::Target;
@@ -57,7 +57,7 @@ fn escort(
     body: impl FnOnce() -> u8,
 ) -> u8 {
     let _ = setsid();
-    let _ = SigSet::all().thread_block();
+    sys::block_all_signals();
     sys::default_signal(Signal::SIGCHLD);
     let ready = match leave_host(target, program, stdio, words, control.as_fd()) {
         Ok(ready) => ready,
@@ -69,11 +69,13 @@ fn escort(
     let visitor = sys::fork(0, None, || {
         // After the change of credentials, which would forget it.
         let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
+        // It must not keep its parent's ends open.
+        let _ = sys::close_from(3);
         body()
     });
     let visitor = match visitor {
         Ok(visitor) => visitor,
-        Err(e) => return told(ready.fail.as_fd(), (At::Fork, Errno::from_raw(e.raw_os_error().unwrap_or_default()))),
+        Err(e) => return told(ready.fail.as_fd(), (At::Fork, errno(&e))),
     };
     let introduced = introduce(&ready.also, &visitor);
     let place: BorrowedFd<'_> = visitor.pidfd.as_fd();

@@ -1,7 +1,7 @@
 //! All of Quilt's programs in one file, which is what they are called: installed as one file under all their names
 //! (hard links), as busybox is. Each stays a program of its own, with a `main.rs` of its own that can be built alone.
 //!
-//! A create starts nine processes; of one file, the pages that all of them need (libc, the argument parser, JSON) are in
+//! A create starts eight processes; of one file, the pages that all of them need (libc, the argument parser, JSON) are in
 //! the processor's caches when the next one starts. And there is one program to link.
 
 use std::ffi::OsStr;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -135,6 +136,10 @@ impl Entered {
             if inode(&pid, name)? != *recorded {
                 return Err(no(format!("a command's {name} namespace is not the container's")));
             }
+        }
+        let root = |pid: &str| fs::metadata(format!("/proc/{pid}/root")).map(|meta| (meta.dev(), meta.ino())).ok();
+        if root(&pid).is_none() || root(&pid) != root(&target.spawn.init.pid.to_string()) {
+            return Err(no("a command's root directory is not the container's"));
         }
         evidence.note("namespaces", "as the init's");
         let path = format!("/proc/{pid}/cgroup");

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::geteuid;
 
 use crate::error::{Code, Error, Step};
@@ -118,11 +118,13 @@ fn real_path(path: &Path) -> io::Result<PathBuf> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let file = open(path, flags, Mode::empty())?;
     let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    // One that was removed meanwhile has a name that says so.
-    if real.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") {
-        return fs::canonicalize(path);
-    }
-    Ok(real)
+    // One that was removed meanwhile, or whose mount was, has a name that says so or that is another's.
+    let there = stat(&real).is_ok_and(|there| fstat(&file).is_ok_and(|it| same(&it, &there)));
+    if there { Ok(real) } else { fs::canonicalize(path) }
+}
+
+fn same(a: &FileStat, b: &FileStat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }
 
 /// One line for everyone but root: Quilt needs it for mounts, bridges and cgroups.

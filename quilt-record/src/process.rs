@@ -21,9 +21,10 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// then begins with 32 bytes: nine system calls where five do.
 fn read_small(path: impl AsRef<Path>) -> io::Result<String> {
     const MOST: usize = 1 << 10;
-    let mut text = String::with_capacity(MOST);
-    fs::File::open(path)?.take(MOST as u64).read_to_string(&mut text)?;
-    Ok(text)
+    let mut text = Vec::with_capacity(MOST);
+    fs::File::open(path)?.take(MOST as u64).read_to_end(&mut text)?;
+    // The name of a process need not be UTF-8.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Reads the id of this boot, once. [`crate::Instance::locate`] does: not to know it must end a program, for all that is
@@ -126,6 +127,13 @@ pub fn parent(pid: i32) -> io::Result<i32> {
     let text = read_small(format!("/proc/{pid}/stat"))?;
     let parent = fields(&text).get(1).and_then(|s| s.parse().ok());
     parent.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/PID/stat"))
+}
+
+/// Where this process has its arguments (`/proc/PID/stat` field 48).
+pub fn arguments() -> io::Result<u64> {
+    let text = read_small("/proc/self/stat")?;
+    let start = fields(&text).get(45).and_then(|s| s.parse().ok());
+    start.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/self/stat"))
 }
 
 /// The exit status of a zombie, 128 + n for a signal, from `/proc/PID/stat`; `None` if it is not one. For a child that

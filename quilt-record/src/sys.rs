@@ -436,6 +436,40 @@ pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
     Ok(owners)
 }
 
+/// The id of the mount that is this process's root (statx(2) with STATX_MNT_ID, Linux 5.8).
+pub fn root_mount() -> io::Result<u64> {
+    const STATX_MNT_ID: u32 = 0x1000;
+    // struct statx is 256 bytes; stx_mnt_id is at 144.
+    let mut about = [0u64; 32];
+    // SAFETY: the path ends in a NUL, and the kernel writes one struct statx.
+    let r =
+        unsafe { libc::syscall(libc::SYS_statx, libc::AT_FDCWD, c"/".as_ptr(), 0, STATX_MNT_ID, about.as_mut_ptr()) };
+    check(r).map(|_| about[18])
+}
+
+/// Blocks every signal (rt_sigprocmask(2)): musl's own function leaves out three that it may have a use for.
+pub fn block_all_signals() {
+    let all = u64::MAX;
+    // SAFETY: the kernel reads a mask of that size.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const all,
+            std::ptr::null::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+}
+
+/// Makes the process's command line empty (PR_SET_MM, needs CAP_SYS_RESOURCE): `/proc/PID/cmdline` is for everybody to read.
+/// `start` is where its arguments are (`/proc/PID/stat` field 48, proc_pid_stat(5)).
+pub fn hide_arguments(start: u64) -> io::Result<()> {
+    let (end, none) = (libc::PR_SET_MM_ARG_END as libc::c_ulong, 0 as libc::c_ulong);
+    // SAFETY: it changes what the kernel shows, and nothing of the process.
+    check(unsafe { libc::prctl(libc::PR_SET_MM, end, start as libc::c_ulong, none, none) }.into()).map(drop)
+}
+
 /// Whether the working directory is below the root directory (getcwd(2): else the path does not start with a slash).
 pub fn cwd_is_reachable() -> io::Result<bool> {
     let mut path = [0u8; libc::PATH_MAX as usize];

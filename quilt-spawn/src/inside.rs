@@ -102,7 +102,8 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
         Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).map_err(os),
         Step::Net(_) => setns(have(&job.net)?, CloneFlags::CLONE_NEWNET).map_err(os),
-        Step::Private => mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os),
+        Step::Private => refuse_chroot()
+            .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os)),
         Step::Layers { lower, upper } => layers(job, made, lower, upper),
         Step::Overlay { work, .. } => overlay(job, made, work),
         Step::File { at, inside } => file(job, made, at, inside),
@@ -141,6 +142,20 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         }
         Step::Init(_) => init(job, made).map(|never| match never {}),
     }
+}
+
+/// In a chroot(2), pivot_root would replace the caller's root and leave the namespace's, the host's: whoever joins the
+/// namespace would be on the host, and root inside could get out as from any chroot. Joining a mount namespace, one's own
+/// too, makes its root the process's (setns(2)).
+fn refuse_chroot() -> Result<(), Error> {
+    let before = sys::root_mount().map_err(os)?;
+    let own = openat(AT_FDCWD, "/proc/self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(os)?;
+    setns(own, CloneFlags::CLONE_NEWNS).map_err(os)?;
+    if sys::root_mount().map_err(os)? == before {
+        return Ok(());
+    }
+    let why = "Quilt runs in a chroot, which its containers could leave: enter it by pivot_root(8) or in a container";
+    Err(Error::new(Code::Unsupported, "", why))
 }
 
 const NONE: Option<&str> = None;

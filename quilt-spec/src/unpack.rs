@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use quilt_record::{Error, Record, Step, stage};
+use quilt_record::{Code, Error, Record, Step, stage};
 
 /// Goes on with the record as quilt-unpack; comes back with its exit status, or with why there is none.
 pub fn go_on(record: Record) -> Result<ExitCode, Error> {
@@ -33,5 +33,7 @@ fn become_tool(tool: &Path, record: &Record) -> Result<Infallible, Error> {
     let step = || format!("run {}", tool.display());
     let mut file = File::from(memfd_create(c"record", MFdFlags::MFD_CLOEXEC).step(step)?);
     writeln!(file, "{record}").and_then(|()| file.rewind()).step(step)?;
-    Err(Error::os(step(), Command::new(tool).arg("-").stdin(file).exec()))
+    let error = Command::new(tool).arg("-").stdin(file).exec();
+    // Not `not_found`: what is not there is no image and no container.
+    Err(Error { code: Code::Internal, ..Error::os(step(), error) })
 }

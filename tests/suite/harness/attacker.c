@@ -52,10 +52,10 @@ static void look(int pid, const char *name, int link, char **needles)
 // spy NEEDLE…: whatever /proc shows of others that has one of the needles in it goes to /hits.
 static void spy(int pid, char **needles)
 {
-    static const char *const files[] = {"mountinfo", "net/dev", "environ", "exe", "cwd", "root"};
+    static const char *const files[] = {"mountinfo", "net/dev", "environ", "cmdline", "exe", "cwd", "root"};
     char name[16], line[1024];
-    for (int i = 0; i < 6; i++)
-        look(pid, files[i], i > 2, needles);
+    for (int i = 0; i < 7; i++)
+        look(pid, files[i], i > 3, needles);
     for (int fd = 3; fd < 24; fd++) {
         snprintf(name, sizeof name, "fd/%d", fd);
         snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
