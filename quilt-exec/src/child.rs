@@ -163,9 +163,8 @@ pub(crate) fn told(fail: BorrowedFd<'_>, (at, errno): Failed) -> u8 {
 /// of the `/dev` that Quilt mounted, and checks what it finds there.
 fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &Stdio) -> Result<[OwnedFd; 3], Failed> {
     forgo_oom_protection().map_err(|e| (At::Confine, errno(&e)))?;
-    // What the tool was called with is nobody's business inside, where a copy of it can be seen until it execs. Where Quilt
-    // itself may not hide it (CAP_SYS_RESOURCE), it shows for that long.
-    let _ = arguments().and_then(sys::hide_arguments);
+    // What the tool was called with is nobody's business inside, where a copy of it can be seen until it execs.
+    sys::blank_arguments(arguments().map_err(|e| (At::Confine, errno(&e)))?);
     // Gone with the init, as setns will say.
     let root = stat(format!("/proc/{}/root", target.spawn.init.pid).as_str());
     setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;

@@ -462,12 +462,12 @@ pub fn block_all_signals() {
     };
 }
 
-/// Makes the process's command line empty (PR_SET_MM, needs CAP_SYS_RESOURCE): `/proc/PID/cmdline` is for everybody to read.
-/// `start` is where its arguments are (`/proc/PID/stat` field 48, proc_pid_stat(5)).
-pub fn hide_arguments(start: u64) -> io::Result<()> {
-    let (end, none) = (libc::PR_SET_MM_ARG_END as libc::c_ulong, 0 as libc::c_ulong);
-    // SAFETY: it changes what the kernel shows, and nothing of the process.
-    check(unsafe { libc::prctl(libc::PR_SET_MM, end, start as libc::c_ulong, none, none) }.into()).map(drop)
+/// Overwrites the words that this process was called with, which `/proc/PID/cmdline` shows to everybody: in `place`, as
+/// [`crate::process::arguments`] gives it. Only in a child that will exec or exit and asks for no argument any more.
+pub fn blank_arguments(place: std::ops::Range<usize>) {
+    let first = std::ptr::with_exposed_provenance_mut::<u8>(place.start);
+    // SAFETY: the kernel put the words there, on the initial stack, and no reference to them is left: std copies them.
+    unsafe { std::ptr::write_bytes(first, 0, place.len()) };
 }
 
 /// Whether the working directory is below the root directory (getcwd(2): else the path does not start with a slash).
