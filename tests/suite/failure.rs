@@ -274,3 +274,25 @@ fn not_root() {
     assert_eq!((out.status, error["code"].as_str(), out.stderr.lines().count()), (15, Some("denied"), 1), "{out:?}");
     assert!(out.stderr.contains("root"), "{out:?}");
 }
+
+/// In a chroot whose root is a mount, pivot_root would leave the host's root to whoever joins the container.
+#[test]
+fn a_chroot_is_refused() {
+    let world = World::new("chroot");
+    let image = images::busybox().display().to_string();
+    world.create("warm", &[]);
+    let before = world.inventory();
+    let root = world.path("chroot");
+    fs::create_dir(&root).unwrap();
+    let quilt = crate::harness::repo().join("scripts/quilt");
+    // Unmounted in any case, and in a mount namespace of its own.
+    let line = format!(
+        "mount --rbind / {root} && exec chroot {root} {quilt} create {image} --name box",
+        root = root.display(),
+        quilt = quilt.display(),
+    );
+    let out = world.run("unshare", &["--mount", "--propagation", "private", "sh", "-c", &line]).go();
+    out.failed("quilt-spawn", "unsupported");
+    assert!(out.stderr.contains("chroot"), "{out:?}");
+    world.assert_same(&before, SETTLE);
+}
