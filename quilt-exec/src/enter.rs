@@ -131,6 +131,13 @@ impl Target {
     }
 }
 
+/// What the child says on `failure` that it failed at; `None` if it is closed without a word. Waits for either.
+pub(crate) fn complaint(target: &Target, program: &Program, failure: &OwnedFd) -> Option<ExecError> {
+    let mut said = [0u8; 2];
+    (read(failure, &mut said) == Ok(2))
+        .then(|| explain(target, program, usize::from(said[0]), Errno::from_raw(said[1].into())))
+}
+
 impl Running {
     pub(crate) fn new(
         child: sys::Child,
@@ -155,11 +162,7 @@ impl Running {
     /// Whether the program has started, or why it could not; waits for either. A program that was killed before it
     /// started counts as started.
     pub fn started(&self, target: &Target, program: &Program) -> Result<(), ExecError> {
-        let mut said = [0u8; 2];
-        match read(&self.failure, &mut said) {
-            Ok(2) => Err(explain(target, program, usize::from(said[0]), Errno::from_raw(said[1].into()))),
-            _ => Ok(()),
-        }
+        complaint(target, program, &self.failure).map_or(Ok(()), Err)
     }
 
     /// The exit status of the program, 128 + n for a signal; 125 if the guard was killed. Waits for the program's end.

@@ -5,15 +5,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use nix::unistd::{pipe2, read, setsid};
+use nix::unistd::{pipe2, setsid};
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::{Error, Step, sys};
 
-use crate::child::{At, Words, errno, explain, leave_host, told, within};
-use crate::enter::{Program, Running, Scope, Stdio};
+use crate::child::{At, Words, errno, leave_host, told, within};
+use crate::enter::{Program, Running, Scope, Stdio, complaint};
 use crate::guard::{attend, introduce, introduced};
 use crate::target::Target;
 
@@ -33,13 +32,7 @@ impl Target {
             match introduced(&control) {
                 Ok(child) => Ok(Running::new(child, leaf, Scope::Itself, failure, control, escort, None)),
                 // What it died of, it said there.
-                Err(error) => {
-                    let mut said = [0u8; 2];
-                    Err(match read(&failure, &mut said) {
-                        Ok(2) => explain(self, program, usize::from(said[0]), Errno::from_raw(said[1].into())).error,
-                        _ => error,
-                    })
-                }
+                Err(error) => Err(complaint(self, program, &failure).map_or(error, |failed| failed.error)),
             }
         };
         visit().map_err(|e| self.unless_ended(e))
