@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, read};
 use quilt_exec::{Program, Running, Stdio, Target};
 use quilt_record::process::wait_dead;
-use quilt_record::{Error, Instance, Step, readonly, sys};
+use quilt_record::{Error, Instance, Step, leaf, readonly, sys};
 
 use crate::inside::{MODE, visitor};
 use crate::look::inode;
@@ -144,10 +144,12 @@ impl Entered {
         evidence.note("namespaces", "as the init's");
         let path = format!("/proc/{pid}/cgroup");
         let cgroups = fs::read_to_string(&path).step(|| format!("read {path}"))?;
+        let judge = leaf::judge(&target.cgroup.hierarchies).map(|judge| &judge.path);
         for hierarchy in &target.cgroup.hierarchies {
-            let leaf = hierarchy.path.join(self.running.leaf.name());
-            if !is_in(&cgroups, &hierarchy.controllers, &leaf) {
-                return Err(no(format!("a command is not in the cgroup {}", leaf.display())));
+            let leaf = (judge == Some(&hierarchy.path)).then(|| hierarchy.path.join(self.running.leaf.name()));
+            let cgroup = leaf.as_ref().unwrap_or(&hierarchy.path);
+            if !is_in(&cgroups, &hierarchy.controllers, cgroup) {
+                return Err(no(format!("a command is not in the cgroup {}", cgroup.display())));
             }
         }
         evidence.note("cgroup", self.running.leaf.name());

@@ -1,20 +1,19 @@
-//! Cgroup leaves: `init` and `x-N` below a container's directory, in every hierarchy that it has one in. Processes are
-//! in leaves only, limits only above them: v2 forbids processes beside enabled controllers (cgroups(7), "no internal
-//! processes"), and v1 is kept the same.
+//! Cgroup leaves: `init` and `x-N` below a container's directory, which tell the container's processes apart. They are in
+//! one hierarchy, the [`judge`]: v2 if the host has it (there a cgroup with limits must not have processes; cgroups(7),
+//! "no internal processes"), else v1's freezer. In every other v1 hierarchy the container is one directory, with limits
+//! and processes in it: a second one for each command would cost 0.3 ms, and what v1 counts for a cgroup without those
+//! below it (`oom_kill`) would go with the leaf.
 //!
 //! The one hard thing is to join without waiting for an RCU grace period, which a pid written to `cgroup.procs` costs
 //! (8-24 ms): on v2 the child is born inside (CLONE_INTO_CGROUP), on v1 it writes `0` to `tasks` as its first deed,
 //! through descriptors that were opened for it.
-//!
-//! Leaves are made in the order of the hierarchies and removed in the opposite one, so whoever made the first directory
-//! of a name owns the name in all of them.
 
 mod kill;
 mod tree;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -38,11 +37,12 @@ pub const INIT: &str = "init";
 /// The start of a numbered leaf's name.
 pub const NUMBERED: &str = "x-";
 
-/// One leaf: its directory in every hierarchy of the container.
+/// One leaf, and the container's directories in the hierarchies that have none.
 #[derive(Debug)]
 pub struct Leaf {
     name: String,
-    parts: Vec<Part>,
+    home: Part,
+    others: Vec<Part>,
 }
 
 #[derive(Debug)]
@@ -53,11 +53,19 @@ struct Part {
     fd: OwnedFd,
 }
 
+/// The hierarchy with the leaves, of those that a container has a directory in: it knows who is in the container, and
+/// can stop all of it (v2's or v1's freezer) where there is one that can.
+pub fn judge(hierarchies: &[Hierarchy]) -> Option<&Hierarchy> {
+    let freezer = |h: &&Hierarchy| h.controllers.split(',').any(|c| c == "freezer");
+    let v2 = hierarchies.iter().find(|h| h.version == 2);
+    v2.or_else(|| hierarchies.iter().find(freezer)).or(hierarchies.last())
+}
+
 impl Leaf {
     /// Makes the leaf. One that is there but empty, left by a command that was killed, is taken over; one with processes
     /// in it is `busy`.
     pub fn create(hierarchies: &[Hierarchy], name: &str) -> Result<Leaf, Error> {
-        match Leaf::make(hierarchies, name, false)? {
+        match Leaf::make(hierarchies, name)? {
             Some(leaf) => Ok(leaf),
             None => {
                 let leaf = Leaf::open(hierarchies, name)?;
@@ -75,7 +83,7 @@ impl Leaf {
     pub fn create_numbered(hierarchies: &[Hierarchy]) -> Result<Leaf, Error> {
         let mut number = u64::from(std::process::id());
         loop {
-            match Leaf::make(hierarchies, &format!("{NUMBERED}{number}"), true)? {
+            match Leaf::make(hierarchies, &format!("{NUMBERED}{number}"))? {
                 Some(leaf) => return Ok(leaf),
                 None => number += PID_LIMIT,
             }
@@ -84,42 +92,29 @@ impl Leaf {
 
     /// Opens a leaf that is there; `not_found` if it is not.
     pub fn open(hierarchies: &[Hierarchy], name: &str) -> Result<Leaf, Error> {
-        let parts = hierarchies.iter().map(|h| Part::open(h, name)).collect::<Result<_, Error>>()?;
-        Ok(Leaf { name: name.to_owned(), parts })
+        let Some(judge) = judge(hierarchies) else {
+            return Err(Error::new(Code::Invalid, format!("open the cgroup {name}"), "the container is in no hierarchy"));
+        };
+        let home = Part::open(judge.version, &judge.path.join(name))?;
+        let others = hierarchies.iter().filter(|h| h.version == 1 && h.path != judge.path);
+        let others = others.map(|h| Part::open(1, &h.path)).collect::<Result<_, Error>>()?;
+        Ok(Leaf { name: name.to_owned(), home, others })
     }
 
-    /// `None` if the first directory is there already (any of them, unless `first_decides`).
-    fn make(hierarchies: &[Hierarchy], name: &str, first_decides: bool) -> Result<Option<Leaf>, Error> {
-        let mut leaf = Leaf { name: name.to_owned(), parts: Vec::with_capacity(hierarchies.len()) };
-        for (at, hierarchy) in hierarchies.iter().enumerate() {
-            let path = hierarchy.path.join(name);
-            let made = match mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755)) {
-                // A later directory of a name whose first one is ours is what an interrupted removal left.
-                Err(Errno::EEXIST) if at > 0 && first_decides => Ok(()),
-                Err(Errno::EEXIST) => {
-                    leaf.discard();
-                    return Ok(None);
-                }
-                Err(e) => Err(Error::os(format!("make the cgroup {}", path.display()), e)),
-                Ok(()) => Ok(()),
-            };
-            match made.and_then(|()| Part::open(hierarchy, name)) {
-                Ok(part) => leaf.parts.push(part),
-                Err(e) => {
-                    let _ = unlinkat(AT_FDCWD, &path, UnlinkatFlags::RemoveDir);
-                    leaf.discard();
-                    return Err(e);
-                }
-            }
+    /// `None` if it is there already.
+    fn make(hierarchies: &[Hierarchy], name: &str) -> Result<Option<Leaf>, Error> {
+        let path = judge(hierarchies).map(|h| h.path.join(name)).unwrap_or_default();
+        match mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Ok(None),
+            Err(e) => return Err(Error::os(format!("make the cgroup {}", path.display()), e)),
         }
-        Ok(Some(leaf))
-    }
-
-    /// Removes what was just made and nobody can be in yet.
-    fn discard(self) {
-        for part in self.parts.iter().rev() {
-            let _ = unlinkat(AT_FDCWD, &part.path, UnlinkatFlags::RemoveDir);
+        let leaf = Leaf::open(hierarchies, name);
+        if leaf.is_err() {
+            // Nobody can be in it yet.
+            let _ = unlinkat(AT_FDCWD, &path, UnlinkatFlags::RemoveDir);
         }
+        leaf.map(Some)
     }
 
     /// Its name: `init`, `x-N`.
@@ -132,7 +127,7 @@ impl Leaf {
     /// child is of no real-time class, whatever the caller is.
     pub fn fork(&self, flags: u64, body: impl FnOnce() -> u8) -> Result<sys::Child, Error> {
         let step = || format!("start a process in the cgroup {}", self.name);
-        let unified = self.parts.iter().find(|p| p.version == 2);
+        let unified = Some(&self.home).filter(|home| home.version == 2);
         let mut body = Some(body);
         let mut run = |joins: &[&Part], born: Option<&Part>| -> Result<io::Result<sys::Child>, Error> {
             if joins.is_empty() {
@@ -174,14 +169,15 @@ impl Leaf {
                 _ => Ok(Ok(child)),
             }
         };
-        let v1: Vec<&Part> = self.parts.iter().filter(|p| p.version == 1).collect();
+        let all: Vec<&Part> = self.others.iter().chain([&self.home]).collect();
+        let v1: Vec<&Part> = all.iter().copied().filter(|p| p.version == 1).collect();
         let child = run(&v1, unified)?;
         let child = match child {
             // An old kernel, or a sandbox that does not know the flag: the slow way in.
             Err(e)
                 if unified.is_some() && matches!(e.raw_os_error(), Some(libc::E2BIG | libc::EINVAL | libc::ENOSYS)) =>
             {
-                run(&self.parts.iter().collect::<Vec<_>>(), None)?
+                run(&all, None)?
             }
             child => child,
         };
@@ -190,52 +186,42 @@ impl Leaf {
 
     /// Kills everything in the leaf and below it, and returns when all of it is dead; `timeout` if it is not by `limit`.
     pub fn kill(&self, limit: Duration) -> Result<(), Error> {
-        let dirs = self.parts.iter().map(|p| tree::Dir::open(p.version, &p.path));
-        let dirs = dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()?;
-        kill::kill(&dirs, Instant::now() + limit, &self.name)
+        match self.dir()? {
+            Some(dir) => kill::kill(&dir, Instant::now() + limit, &self.name),
+            None => Ok(()),
+        }
     }
 
     /// Whether there are processes in the leaf or below it; zombies do not count.
     pub fn populated(&self) -> Result<bool, Error> {
-        match self.judge()? {
-            Some(dir) => dir.populated(),
-            None => Ok(false),
-        }
+        self.dir()?.map_or(Ok(false), |dir| dir.populated())
     }
 
     /// The processes in the leaf and below it, as pids of the caller's namespace.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
-        self.judge()?.map_or(Ok(Vec::new()), |dir| dir.pids())
+        self.dir()?.map_or(Ok(Vec::new()), |dir| dir.pids())
     }
 
-    /// The hierarchy to ask: v2 if there is one, which knows at once and for the whole tree.
-    fn judge(&self) -> Result<Option<tree::Dir>, Error> {
-        let part = self.parts.iter().find(|p| p.version == 2).or(self.parts.first());
-        part.map_or(Ok(None), |part| tree::Dir::open(part.version, &part.path))
+    fn dir(&self) -> Result<Option<tree::Dir>, Error> {
+        tree::Dir::open(self.home.version, &self.home.path)
     }
 
     /// Removes the leaf, with what was made below it. False, and nothing changed, if processes are left in it. One that
     /// is gone already is no error.
     pub fn remove(&self) -> Result<bool, Error> {
-        for part in self.parts.iter().rev() {
-            if !tree::remove(part.version, &part.path)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        tree::remove(self.home.version, &self.home.path)
     }
 }
 
 impl Part {
-    fn open(hierarchy: &Hierarchy, name: &str) -> Result<Part, Error> {
-        let path = hierarchy.path.join(name);
-        let fd = if hierarchy.version == 1 {
+    fn open(version: u8, path: &Path) -> Result<Part, Error> {
+        let fd = if version == 1 {
             openat(AT_FDCWD, &path.join("tasks"), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
         } else {
-            openat(AT_FDCWD, &path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         };
         let fd = fd.step(|| format!("open the cgroup {}", path.display()))?;
-        Ok(Part { version: hierarchy.version, path, fd })
+        Ok(Part { version, path: path.to_owned(), fd })
     }
 
     /// The calling process, which has one thread, joins.
@@ -270,6 +256,23 @@ pub fn owner(name: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_hierarchy_has_the_leaves() {
+        let hierarchy = |version, controllers: &str| Hierarchy {
+            version,
+            controllers: controllers.to_owned(),
+            path: format!("/{version}/{controllers}").into(),
+        };
+        let pick = |all: &[Hierarchy]| judge(all).map(|h| h.path.display().to_string());
+        let mut all = vec![hierarchy(1, "memory"), hierarchy(1, "freezer"), hierarchy(1, "pids"), hierarchy(2, "")];
+        assert_eq!(pick(&all).as_deref(), Some("/2/"));
+        all.pop();
+        assert_eq!(pick(&all).as_deref(), Some("/1/freezer"));
+        all.remove(1);
+        assert_eq!(pick(&all).as_deref(), Some("/1/pids"));
+        assert_eq!(pick(&[]), None);
+    }
 
     #[test]
     fn a_numbered_leaf_names_its_owner() {

@@ -158,5 +158,11 @@ fn planned_hierarchies(record: &Record, id: &Id) -> Result<Vec<have::Hierarchy>,
         let there = path.ancestors().find_map(|dir| statfs(dir).ok());
         if there.is_some_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) { 2 } else { 1 }
     };
-    Ok(own.map(|path| have::Hierarchy { version: version(&path), controllers: String::new(), path }).collect())
+    // The usual places have the controllers' names: /sys/fs/cgroup/freezer.
+    let controllers = |path: &Path| {
+        let below = path.strip_prefix("/sys/fs/cgroup").ok().and_then(|below| below.iter().next());
+        below.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let hierarchy = |path: PathBuf| have::Hierarchy { version: version(&path), controllers: controllers(&path), path };
+    Ok(own.map(hierarchy).collect())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 
 use quilt_record::have::Hierarchy;
-use quilt_record::leaf::INIT;
+use quilt_record::leaf::{self, INIT};
 
 use crate::masks::Present;
 use crate::want::{Pid, Want};
@@ -49,13 +49,13 @@ pub enum Step {
     Tools(PathBuf, PathBuf),
     /// A file of the container's directory is made, empty.
     Empty(PathBuf),
-    /// The cgroup leaf is made in every hierarchy.
-    Leaf(Vec<PathBuf>),
+    /// The cgroup leaf is made.
+    Leaf(PathBuf),
     /// The child that becomes init: in new namespaces (`pid mnt uts ipc`), in the leaf.
     Clone {
         /// The namespaces that it is born in.
         namespaces: Vec<&'static str>,
-        /// `tasks` of the v1 hierarchies.
+        /// `tasks` of the v1 hierarchies, the leaf's last.
         tasks: Vec<PathBuf>,
     },
     /// In the child, from here on: a cgroup namespace whose root is the leaf.
@@ -181,13 +181,15 @@ pub fn plan(input: &Input) -> Vec<Step> {
     let files = if want.command.is_empty() { &FILES[..1] } else { &FILES };
     steps.extend(input.tools.clone().map(|(tools, target)| Step::Tools(tools, target)));
     steps.extend(files.iter().map(|name| Step::Empty(input.container.join(name))));
-    steps.push(Step::Leaf(input.hierarchies.iter().map(|h| h.path.join(INIT)).collect()));
+    let home = leaf::judge(&input.hierarchies);
+    steps.extend(home.map(|home| Step::Leaf(home.path.join(INIT))));
     let mut namespaces = vec!["mnt", "uts", "ipc"];
     if want.pid.unwrap_or_default() == Pid::Private {
         namespaces.insert(0, "pid");
     }
-    let v1 = input.hierarchies.iter().filter(|h| h.version == 1);
-    steps.push(Step::Clone { namespaces, tasks: v1.map(|h| h.path.join(INIT).join("tasks")).collect() });
+    let others = input.hierarchies.iter().filter(|h| h.version == 1 && Some(*h) != home).map(|h| h.path.join("tasks"));
+    let home = home.filter(|home| home.version == 1).map(|home| home.path.join(INIT).join("tasks"));
+    steps.push(Step::Clone { namespaces, tasks: others.chain(home).collect() });
 
     steps.push(Step::CgroupNamespace);
     steps.extend(input.net.clone().map(Step::Net));
@@ -261,8 +263,8 @@ bind /usr/local/bin on /q/run/bin (ro,nosuid)
 write /q/c/exit: empty
 write /q/c/log: empty
 write /q/c/log.1: empty
-mkdir /cg/pids/c/init /cg/unified/c/init
-clone with new pid mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/init/tasks: 0
+mkdir /cg/unified/c/init
+clone with new pid mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0
 unshare the cgroup namespace
 setns to the network namespace /q/run/ns/c
 mount propagation / private, recursive
@@ -307,7 +309,7 @@ exec quilt-init -- make test";
         let lines: Vec<String> = plan(&input).iter().map(Step::to_string).collect();
         assert_eq!(
             lines[2],
-            "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/init/tasks: 0"
+            "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0"
         );
         assert!(!lines.iter().any(|line| line.starts_with("setns") || line.contains("/q/c/log")));
         assert_eq!(lines.last().map(String::as_str), Some("exec quilt-init"));

@@ -21,34 +21,19 @@ const WATCHED: usize = 64;
 
 /// Kills everything in the container's directories and returns when all of it is dead; `timeout` if it is not by `limit`.
 pub fn kill_all(hierarchies: &[Hierarchy], limit: Duration) -> Result<(), Error> {
-    let deadline = Instant::now() + limit;
-    let what = hierarchies.first().map(|h| h.path.display().to_string()).unwrap_or_default();
-    let open = |version| {
-        let dirs = hierarchies.iter().filter(move |h| h.version == version).map(|h| Dir::open(h.version, &h.path));
-        dirs.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()
-    };
-    let mut dirs = open(2)?;
-    // With cgroup.kill the others need not be opened: whoever is in them is in this one.
-    if !kill_at_once(&dirs, deadline, &what)? {
-        dirs.extend(open(1)?);
-        kill(&dirs, deadline, &what)?;
+    let Some(judge) = super::judge(hierarchies) else { return Ok(()) };
+    match Dir::open(judge.version, &judge.path)? {
+        Some(dir) => kill(&dir, Instant::now() + limit, &judge.path.display().to_string()),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// Kills everything in the trees, which are the directories of one cgroup in several hierarchies.
-pub(super) fn kill(dirs: &[Dir], deadline: Instant, what: &str) -> Result<(), Error> {
-    if kill_at_once(dirs, deadline, what)? {
+/// Kills everything in the tree.
+pub(super) fn kill(judge: &Dir, deadline: Instant, what: &str) -> Result<(), Error> {
+    if kill_at_once(judge, deadline, what)? {
         return Ok(());
     }
-    let Some(judge) = dirs.iter().find(|d| d.version == 2).or(dirs.first()) else { return Ok(()) };
-    let mut freezer = None;
-    for dir in dirs.iter().rev() {
-        if dir.freeze(true)? {
-            freezer = Some(dir);
-            break;
-        }
-    }
+    let freezer = judge.freeze(true)?.then_some(judge);
     loop {
         let signalled = signal_all(judge);
         // The v1 freezer delivers no signal to who is frozen, not even this one.
@@ -71,17 +56,11 @@ pub(super) fn kill(dirs: &[Dir], deadline: Instant, what: &str) -> Result<(), Er
 
 /// Kills by cgroup.kill (Linux 5.14, v2); false if there is no such file. Whoever else empties the cgroup may remove it at
 /// the same time.
-fn kill_at_once(dirs: &[Dir], deadline: Instant, what: &str) -> Result<bool, Error> {
-    match dirs.iter().find(|d| d.version == 2) {
-        Some(unified) if unified.write("cgroup.kill", "1")? => {
-            if settle(unified, deadline)? {
-                Ok(true)
-            } else {
-                Err(outlived(what))
-            }
-        }
-        _ => Ok(false),
+fn kill_at_once(dir: &Dir, deadline: Instant, what: &str) -> Result<bool, Error> {
+    if dir.version != 2 || !dir.write("cgroup.kill", "1")? {
+        return Ok(false);
     }
+    if settle(dir, deadline)? { Ok(true) } else { Err(outlived(what)) }
 }
 
 fn outlived(what: &str) -> Error {

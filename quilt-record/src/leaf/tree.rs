@@ -201,20 +201,22 @@ fn open_dir<P: nix::NixPath + ?Sized>(at: BorrowedFd<'_>, path: &P) -> nix::Resu
     openat(at, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
 }
 
-/// The names of the container's leaves, as its first hierarchy has them.
+/// The names of the container's leaves.
 pub fn list(hierarchies: &[Hierarchy]) -> Result<Vec<String>, Error> {
-    let Some(first) = hierarchies.first() else { return Ok(Vec::new()) };
-    let Some(dir) = Dir::open(first.version, &first.path)? else { return Ok(Vec::new()) };
-    let names = below(dir.fd.as_fd()).step(|| format!("list the cgroup {}", first.path.display()))?;
+    let Some(judge) = super::judge(hierarchies) else { return Ok(Vec::new()) };
+    let Some(dir) = Dir::open(judge.version, &judge.path)? else { return Ok(Vec::new()) };
+    let names = below(dir.fd.as_fd()).step(|| format!("list the cgroup {}", judge.path.display()))?;
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 /// Removes the container's directories in every hierarchy; `busy` if a live process is in one. Ones that are gone
 /// already are no error.
 pub fn remove_all(hierarchies: &[Hierarchy]) -> Result<(), Error> {
+    if let Some(judge) = super::judge(hierarchies) {
+        // Nearly always the only leaf that is left: spares the listing of a directory of 40 files.
+        let _ = unlinkat(AT_FDCWD, &judge.path.join(super::INIT), UnlinkatFlags::RemoveDir);
+    }
     for hierarchy in hierarchies.iter().rev() {
-        // Nearly always the only one that is left: spares the listing of a directory of 40 files.
-        let _ = unlinkat(AT_FDCWD, &hierarchy.path.join(super::INIT), UnlinkatFlags::RemoveDir);
         if !remove(hierarchy.version, &hierarchy.path)? {
             let step = format!("remove the cgroup {}", hierarchy.path.display());
             return Err(Error::new(Code::Busy, step, "there are processes in it"));

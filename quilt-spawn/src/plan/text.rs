@@ -15,7 +15,7 @@ impl fmt::Display for Step {
         match self {
             Step::Tools(tools, target) => write!(f, "bind {} on {} (ro,nosuid)", tools.display(), target.display()),
             Step::Empty(path) => write!(f, "write {}: empty", path.display()),
-            Step::Leaf(dirs) => write!(f, "mkdir {}", list(dirs)),
+            Step::Leaf(dir) => write!(f, "mkdir {}", dir.display()),
             Step::Clone { namespaces, tasks } => {
                 write!(f, "clone with new {} namespaces, in the cgroup {INIT}", namespaces.join(" "))?;
                 tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
