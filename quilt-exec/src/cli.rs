@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 use clap::Args;
 use quilt_record::units::Span;
@@ -40,6 +41,10 @@ pub struct Attach {
     /// Kill the command and everything that it started after this time: 30s, 250ms; the exit status is then 124
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
+
+    /// Write how the command ended to this file, as a JSON object: status, signal, timed_out, oom_kills, us
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
 }
 
 impl Options {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use quilt_record::error::complain;
-use quilt_record::{Code, Error, Step, sys};
+use quilt_record::{Code, Error, Step, oom, sys};
 
 use crate::cli::Options;
 use crate::enter::{ExecError, Program, Running, Stdio};
 use crate::pump::Pump;
+use crate::receipt::Before;
 use crate::supervise::{Ending, Signals, Streams, supervise};
 use crate::target::Target;
 use crate::terminal::{self, Raw};
@@ -47,6 +48,7 @@ pub fn run(
         confine,
     };
     let attach = &options.attach;
+    let before = Before::look(&target.cgroup.hierarchies, attach.receipt.as_deref())?;
     let stdin = if attach.interactive {
         Some(stdin.as_fd().try_clone_to_owned().step(|| "duplicate the input")?)
     } else {
@@ -87,10 +89,19 @@ pub fn run(
     if let Err(error) = left {
         complain(tool, &error);
     }
+    let (receipt, written) = before.settle(ending, &target.cgroup.hierarchies);
+    if let (Some(count @ 1..), 1..) = (receipt.oom_kills, receipt.status) {
+        complain(tool, &Error::new(Code::Exhausted, "", oom::sentence(count)));
+    }
     if let (Ending::TimedOut, Some(limit)) = (&ending, attach.timeout) {
         complain(tool, &Error::new(Code::Timeout, "", format!("timed out after {limit}")));
     }
-    Ok(ending.status())
+    match written {
+        Err(error) if receipt.status == 0 => return Err(error.into()),
+        Err(error) => complain(tool, &error),
+        Ok(()) => {}
+    }
+    Ok(receipt.status)
 }
 
 /// Pipes of the command's own, never the caller's streams: `out=$(quilt exec …)` must not wait for what the command left

@@ -59,7 +59,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Probe>> {
 /// Goes through the phases up to the first that says no.
 fn examine(context: &Context<'_, Want>) -> Result<(Probe, Option<Error>), Error> {
     let (record, want) = (context.record, context.want);
-    let mut report = Report::new(context.container, want.overall());
+    let mut report = Report::new(context.container, record, want.overall());
     let Some(target) = report.phase("process", |evidence| look::process(&context.id, record, evidence))? else {
         return Ok(report.have());
     };

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use quilt_record::have::{Phase, Probe};
+use quilt_record::claim::Work;
+use quilt_record::have::{self, Phase, Probe};
 use quilt_record::process::boot_id;
-use quilt_record::{Code, Container, Error};
+use quilt_record::{Code, Container, Error, Record, oom};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -31,6 +32,7 @@ impl Evidence {
 /// The report.
 pub(crate) struct Report<'a> {
     container: Option<&'a Container>,
+    record: &'a Record,
     started: Instant,
     overall: std::time::Duration,
     phases: Vec<Phase>,
@@ -39,8 +41,12 @@ pub(crate) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(container: Option<&'a Container>, overall: std::time::Duration) -> Report<'a> {
-        Report { container, started: Instant::now(), overall, phases: Vec::with_capacity(5), refusal: None }
+    pub(crate) fn new(
+        container: Option<&'a Container>,
+        record: &'a Record,
+        overall: std::time::Duration,
+    ) -> Report<'a> {
+        Report { container, record, started: Instant::now(), overall, phases: Vec::with_capacity(5), refusal: None }
     }
 
     /// When all the time there is will be up.
@@ -103,8 +109,27 @@ impl<'a> Report<'a> {
         Error::new(Code::NotReady, "process", message)
     }
 
+    /// How often the kernel has killed in the container for lack of memory. Asked only of one that has had the time for
+    /// it, or a reason.
+    fn oom_kills(&self) -> Option<u64> {
+        let settled = || self.container?.holder().ok().map(|holder| holder.work == Work::Settled);
+        if self.refusal.is_none() && settled() != Some(true) {
+            return None;
+        }
+        let cgroup: have::Cgroup = self.record.have("cgroup").ok()??;
+        oom::kills(&cgroup.hierarchies)
+    }
+
     /// The section.
-    pub(crate) fn have(self) -> (Probe, Option<Error>) {
+    pub(crate) fn have(mut self) -> (Probe, Option<Error>) {
+        if let Some(count) = self.oom_kills() {
+            if let Some(Value::Object(evidence)) = self.phases.first_mut().map(|phase| &mut phase.evidence) {
+                evidence.insert("oom_kills".to_owned(), count.into());
+            }
+            if let Some(refusal) = self.refusal.as_mut().filter(|_| count > 0) {
+                refusal.message.push_str(&format!("; {}", oom::sentence(count)));
+            }
+        }
         let us = self.started.elapsed().as_micros() as u64;
         let ready = self.refusal.is_none();
         (Probe { ready, boot: boot_id().to_owned(), us, phases: self.phases }, self.refusal)

@@ -14,6 +14,7 @@ pub mod id;
 pub mod instance;
 pub mod leaf;
 pub mod lock;
+pub mod oom;
 pub mod process;
 pub mod readonly;
 pub mod record;

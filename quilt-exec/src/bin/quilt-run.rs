@@ -117,7 +117,7 @@ fn incoming() -> Result<Incoming, ExecError> {
 
 fn command(cli: &Cli, id: &Id, run: Run, signals: &Signals) -> Result<u8, ExecError> {
     let target = Target::open(&Instance::locate(None)?, id)?;
-    let attach = Attach { interactive: run.interactive, tty: run.tty, timeout: cli.timeout };
+    let attach = Attach { interactive: run.interactive, tty: run.tty, timeout: cli.timeout, receipt: None };
     let options = Options { attach, ..Options::default() };
     let argv = run.argv.into_iter().map(CString::new).collect::<Result<_, _>>();
     let argv = argv.map_err(|e| Error::new(Code::Invalid, "read the command", e.to_string()))?;
