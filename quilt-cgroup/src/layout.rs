@@ -9,53 +9,45 @@ use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use quilt_record::error::{Code, Error, Step};
 use quilt_record::have::Hierarchy;
 
-/// The controllers that a container is put under wherever they are: for the limits, and for the accounts.
-pub(crate) const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// What a container is put under wherever it is, by the names that v2 has for it: for the limits, and for the accounts.
+pub(crate) const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "io"];
+
+/// The v1 hierarchies to look for. A container is put into cpuset's before anybody asks for CPUs, as nothing can be put
+/// there later without its processes being moved one by one.
+const V1: [&str; 5] = ["memory", "cpu", "pids", "blkio", "cpuset"];
+
+/// Those that are needed only where no v2 tree stands beside: it knows the CPU time of every cgroup in it, and can stop
+/// all that is in one. The freezer last: it has the leaves.
+const V1_ALONE: [&str; 2] = ["cpuacct", "freezer"];
 
 /// The hierarchies that matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// v1 hierarchies, each with its controllers, comma-separated.
     pub v1: Vec<(String, PathBuf)>,
-    /// The v2 tree.
-    pub v2: Option<Unified>,
-}
-
-/// A v2 tree.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unified {
-    /// Where it is mounted.
-    pub path: PathBuf,
-    /// The controllers that it has, as far as a container needs them from it.
-    pub available: Vec<String>,
-    /// Those that it passes on to the cgroups right below its root.
-    pub enabled: Vec<String>,
-    /// Those that the instance's cgroup passes on to the containers'.
-    pub delegated: Vec<String>,
+    /// Where the v2 tree is mounted.
+    pub v2: Option<PathBuf>,
 }
 
 impl Layout {
     /// Looks. By the places where every distribution has them, which costs a statfs(2) each; the host's mount table,
-    /// which can be long, is read only if something is not there. `parent` is the instance's cgroup.
-    pub fn detect(parent: &str) -> Result<Layout, Error> {
+    /// which can be long, is read only if one that every host has is not there.
+    pub fn detect() -> Result<Layout, Error> {
         let base = Path::new("/sys/fs/cgroup");
         let mut layout = Layout::default();
         if is(base, CGROUP2_SUPER_MAGIC) {
-            layout.v2 = Some(Unified { path: base.to_owned(), ..Unified::default() });
-        } else {
-            let unified = base.join("unified");
-            layout.v2 = is(&unified, CGROUP2_SUPER_MAGIC).then(|| Unified { path: unified, ..Unified::default() });
-            // Without a v2 tree, v1 has one way to stop everything in a cgroup.
-            let freezer = layout.v2.is_none().then_some("freezer");
-            for controller in CONTROLLERS.into_iter().chain(freezer) {
-                layout.add_v1(controller, base);
-            }
+            layout.v2 = Some(base.to_owned());
+            return Ok(layout);
         }
-        layout.look_at_v2(parent)?;
-        if CONTROLLERS.iter().any(|c| layout.home(c).is_none()) {
+        let unified = base.join("unified");
+        layout.v2 = is(&unified, CGROUP2_SUPER_MAGIC).then_some(unified);
+        V1.iter().for_each(|controller| layout.add_v1(controller, base));
+        if layout.v2.is_none() {
+            V1_ALONE.iter().for_each(|controller| layout.add_v1(controller, base));
+        }
+        if ["memory", "cpu", "pids"].iter().any(|c| layout.v1_home(c).is_none()) {
             let table = fs::read_to_string("/proc/self/mountinfo").step(|| "read /proc/self/mountinfo")?;
             layout.complete(&table);
-            layout.look_at_v2(parent)?;
         }
         if layout.v1.is_empty() && layout.v2.is_none() {
             return Err(Error::new(Code::Unsupported, "find the cgroups", "no cgroup file system is mounted"));
@@ -75,30 +67,6 @@ impl Layout {
         }
     }
 
-    /// Asks the v2 tree for the controllers that v1 does not have: nothing at all on the usual hybrid host.
-    fn look_at_v2(&mut self, parent: &str) -> Result<(), Error> {
-        let elsewhere = |c: &&str| self.v1.iter().all(|(names, _)| names.split(',').all(|n| n != *c));
-        let needed: Vec<&str> = CONTROLLERS.iter().copied().filter(elsewhere).collect();
-        let Some(v2) = self.v2.as_mut().filter(|_| !needed.is_empty()) else { return Ok(()) };
-        let words = |file: PathBuf| -> Result<Vec<String>, Error> {
-            match fs::read_to_string(&file) {
-                Ok(text) => Ok(text.split_whitespace().filter(|c| needed.contains(c)).map(str::to_owned).collect()),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-                Err(e) => Err(e).step(|| format!("read {}", file.display())),
-            }
-        };
-        v2.delegated = words(v2.path.join(parent).join("cgroup.subtree_control"))?;
-        if v2.delegated.len() == needed.len() {
-            // Passed on at the lower place, so passed on at the upper one.
-            v2.available.clone_from(&v2.delegated);
-            v2.enabled.clone_from(&v2.delegated);
-            return Ok(());
-        }
-        v2.available = words(v2.path.join("cgroup.controllers"))?;
-        v2.enabled = words(v2.path.join("cgroup.subtree_control"))?;
-        Ok(())
-    }
-
     /// Adds what the mount table (proc_pid_mountinfo(5)) has and the usual places have not.
     fn complete(&mut self, table: &str) {
         for line in table.lines() {
@@ -108,12 +76,12 @@ impl Layout {
             let (Some("/"), Some(point)) = (mount.next(), mount.next()) else { continue };
             let path = unescape(point);
             match (source.next(), source.nth(1)) {
-                (Some("cgroup2"), _) if self.v2.is_none() => self.v2 = Some(Unified { path, ..Unified::default() }),
+                (Some("cgroup2"), _) if self.v2.is_none() => self.v2 = Some(path),
                 (Some("cgroup"), Some(options)) => {
                     let names = options.split(',').filter(|o| KNOWN.contains(o)).collect::<Vec<_>>().join(",");
-                    let new = CONTROLLERS.iter().any(|c| names.split(',').any(|n| n == *c) && self.home(c).is_none());
-                    let stops = self.v2.is_none() && names == "freezer" && self.v1.iter().all(|(n, _)| n != "freezer");
-                    if new || stops {
+                    let has = |c: &&&str| names.split(',').any(|n| n == **c) && self.v1_home(c).is_none();
+                    let alone = V1_ALONE.iter().filter(|_| self.v2.is_none());
+                    if V1.iter().chain(alone).any(|c| has(&c)) {
                         self.v1.push((names, path));
                     }
                 }
@@ -122,26 +90,28 @@ impl Layout {
         }
     }
 
-    /// The version of the hierarchy that has the controller, and where that is mounted.
-    pub(crate) fn home(&self, controller: &str) -> Option<(u8, &Path)> {
-        let v1 = self.v1.iter().find(|(names, _)| names.split(',').any(|n| n == controller));
-        let v2 = || self.v2.as_ref().filter(|v2| v2.available.iter().any(|c| c == controller));
-        v1.map(|(_, path)| (1, path.as_path())).or_else(|| v2().map(|v2| (2, v2.path.as_path())))
+    /// The v1 hierarchy that has a controller, by v1's name for it.
+    fn v1_home(&self, controller: &str) -> Option<&Path> {
+        let found = self.v1.iter().find(|(names, _)| names.split(',').any(|n| n == controller));
+        found.map(|(_, path)| path.as_path())
     }
 
-    /// The directory `below` in every hierarchy, v2 last: so it is the last that a process joins and, everything being
-    /// taken back in the opposite order, the first that is removed; it knows whether a process is left.
-    pub fn hierarchies(&self, below: &Path) -> Vec<Hierarchy> {
+    /// The v1 hierarchy that has a controller, by v2's name for it.
+    pub(crate) fn on_v1(&self, controller: &str) -> Option<&Path> {
+        self.v1_home(if controller == "io" { "blkio" } else { controller })
+    }
+
+    /// The directory `below` in every hierarchy, v2 last, with the controllers that it has there: so it is the last that
+    /// a process joins and, everything being taken back in the opposite order, the first that is removed; it knows whether
+    /// a process is left.
+    pub(crate) fn hierarchies(&self, below: &Path, unified: &[String]) -> Vec<Hierarchy> {
         let v1 = self.v1.iter().map(|(names, path)| Hierarchy {
             version: 1,
             controllers: names.clone(),
             path: path.join(below),
         });
-        let v2 = self.v2.iter().map(|v2| Hierarchy {
-            version: 2,
-            controllers: v2.available.join(","),
-            path: v2.path.join(below),
-        });
+        let v2 =
+            self.v2.iter().map(|path| Hierarchy { version: 2, controllers: unified.join(","), path: path.join(below) });
         v1.chain(v2).collect()
     }
 }
@@ -207,10 +177,10 @@ mod tests {
         let expected = [("memory", "/mnt/my cg/mem"), ("cpuacct,cpu", "/mnt/cpu"), ("freezer", "/mnt/freezer")];
         assert_eq!(layout.v1, expected.map(|(names, path)| (names.to_owned(), PathBuf::from(path))));
         assert_eq!(layout.v2, None);
-        assert_eq!(layout.home("pids"), None);
+        assert_eq!(layout.on_v1("pids"), None);
 
         let mut layout = Layout::default();
         layout.complete("35 23 0:33 / /cgroup rw - cgroup2 cgroup2 rw,nsdelegate");
-        assert_eq!(layout.v2.map(|v2| v2.path), Some(PathBuf::from("/cgroup")));
+        assert_eq!(layout.v2, Some(PathBuf::from("/cgroup")));
     }
 }

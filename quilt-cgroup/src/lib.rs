@@ -5,25 +5,39 @@
 //! whoever starts them.
 //!
 //! The one hard thing is to find out cheaply where the controllers are: each may be on a v1 hierarchy of its own, share
-//! one with another, or be on the v2 tree, which on a hybrid host often has none (`layout.rs`). What is done about it is
-//! a pure plan (`plan.rs`), which a dry run prints.
+//! one with another, or be on the v2 tree, which on a hybrid host often has none (`layout.rs`), and which hands them down
+//! from cgroup to cgroup, each of which may be somebody else's (`parent.rs`, `unified.rs`). What is done about it is a
+//! pure plan (`plan.rs`), which a dry run prints.
 
+mod io;
 mod layout;
 mod limits;
+mod numbers;
+mod parent;
 mod plan;
+mod unified;
+mod update;
+mod want;
+mod weight;
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use quilt_record::error::{Code, Error, Step as _};
+use quilt_record::error::{Error, Step as _};
 use quilt_record::have::{Cgroup, Hierarchy};
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Claim, Id, Instance, leaf, signals};
+use quilt_record::{Claim, Code, Id, Instance, leaf, signals};
 
+pub use io::IoMax;
 pub use layout::Layout;
-pub use limits::Want;
+pub use numbers::Numbers;
+pub use parent::Parent;
 pub use plan::{Plan, Step, plan};
+pub use unified::Unified;
+pub use update::update;
+pub use want::Want;
 
 /// How long the undo waits for what it killed to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -31,41 +45,123 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// The stage.
 pub const STAGE: Stage<Want, Cgroup> = Stage { name: "cgroup", act, undo, again: false };
 
+/// How often a parent that was removed while the container's cgroup was being made in it is made again.
+const TRIES: u32 = 10;
+
 fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Cgroup>> {
-    context.want.check()?;
-    let parent = context.instance.name();
-    let layout = Layout::detect(&parent)?;
-    let plan = plan(&layout, &parent, &context.id, context.want)?;
-    if context.container.is_none() {
-        return Ok(Outcome::Plan(plan.steps.iter().map(Step::to_string).collect()));
+    let want = context.want;
+    want.check()?;
+    let layout = Layout::detect()?;
+    let parent = Parent::find(context.instance, &layout, want.cgroup_parent.as_deref())?;
+    let mut again = TRIES;
+    loop {
+        let unified = look(&layout, &parent, want)?;
+        let plan = plan(&layout, unified.as_ref(), &parent, &context.id, want)?;
+        let Some(container) = context.container else {
+            return Ok(Outcome::Plan(plan.steps.iter().map(Step::to_string).collect()));
+        };
+        parent.save(context.instance, container)?;
+        match execute(&plan) {
+            // The last container below it was removed, and the parent with it.
+            Err(e) if e.code == Code::NotFound && again > 0 && !parent.is_own(context.instance) => again -= 1,
+            done => {
+                let (hierarchies, without) = done?;
+                let version = version(&hierarchies).to_owned();
+                let notes = parent.note.into_iter().chain(without).collect();
+                return Ok(Outcome::Done(Cgroup { boot: boot_id().to_owned(), version, hierarchies, notes }));
+            }
+        }
     }
+}
+
+/// The v2 tree, with those controllers that v1 does not have.
+fn look(layout: &Layout, parent: &Parent, want: &Want) -> Result<Option<Unified>, Error> {
+    let Some(tree) = &layout.v2 else { return Ok(None) };
+    let required = want.required();
+    let needed = |c: &&str| layout.on_v1(c).is_none();
+    let optional = layout::CONTROLLERS.iter().copied().filter(|c| !required.contains(c));
+    let controllers: Vec<&str> = required.iter().copied().chain(optional).filter(needed).collect();
+    let required: Vec<&str> = required.into_iter().filter(needed).collect();
+    Unified::look(tree, parent, &controllers, &required).map(Some)
+}
+
+/// Does it. A controller that the container can do without and that cannot be had is left out, and said.
+fn execute(plan: &Plan) -> Result<(Vec<Hierarchy>, Vec<String>), Error> {
+    let mut hierarchies = plan.hierarchies.clone();
+    let mut without: Vec<(String, String)> = Vec::new();
     for step in &plan.steps {
         signals::check()?;
-        step.execute()?;
+        match (step.dispensable(), step) {
+            (Some(controller), _) if without.iter().any(|(c, _)| c == controller) => {}
+            (Some(controller), step) => {
+                if let Err(e) = step.execute() {
+                    without.push((controller.to_owned(), format!("without the {controller} controller: {e}")));
+                }
+            }
+            (None, step) => step.execute()?,
+        }
     }
-    let version = plan::version(&plan.hierarchies).to_owned();
-    Ok(Outcome::Done(Cgroup { boot: boot_id().to_owned(), version, hierarchies: plan.hierarchies }))
+    for hierarchy in hierarchies.iter_mut().filter(|h| h.version == 2 && !without.is_empty()) {
+        let has = |c: &&str| without.iter().all(|(missing, _)| missing != c);
+        hierarchy.controllers = hierarchy.controllers.split(',').filter(has).collect::<Vec<_>>().join(",");
+    }
+    Ok((hierarchies, without.into_iter().map(|(_, note)| note).collect()))
+}
+
+/// The word for the record.
+fn version(hierarchies: &[Hierarchy]) -> &'static str {
+    let has = |version| hierarchies.iter().any(|h| h.version == version);
+    match (has(1), has(2)) {
+        (true, true) => "hybrid",
+        (true, false) => "v1",
+        _ => "v2",
+    }
 }
 
 /// Kills whatever is in the container's cgroups and removes them.
 fn undo(instance: &Instance, id: &Id, _: Claim) -> anyhow::Result<()> {
-    let hierarchies = hierarchies(instance, id)?;
-    leaf::kill_all(&hierarchies, KILL_LIMIT)?;
-    leaf::remove_all(&hierarchies)?;
-    Ok(())
+    let place = Place::find(instance, id)?;
+    leaf::kill_all(&place.hierarchies, KILL_LIMIT)?;
+    Ok(place.remove()?)
 }
 
-/// Where the container's cgroups are or would be, by name: for whoever takes back without trusting a record.
-pub fn hierarchies(instance: &Instance, id: &Id) -> Result<Vec<Hierarchy>, Error> {
-    let parent = instance.name();
-    Ok(Layout::detect(&parent)?.hierarchies(&Path::new(&parent).join(id.as_str())))
+/// Where a container's cgroups are or would be, by name: for whoever takes back without trusting a record.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its directory in each hierarchy.
+    pub hierarchies: Vec<Hierarchy>,
+    /// The directories above, where they are not the instance's own and so are to go with the last container in them.
+    parents: Vec<PathBuf>,
 }
 
-/// The names of all cgroups that the instance has one for, with a container or without.
+impl Place {
+    /// Finds it.
+    pub fn find(instance: &Instance, id: &Id) -> Result<Place, Error> {
+        let parent = Parent::of(instance, id)?;
+        let layout = Layout::detect()?;
+        let parents = layout.hierarchies(&parent.path, &[]).into_iter().filter(|_| !parent.is_own(instance));
+        Ok(Place {
+            hierarchies: layout.hierarchies(&parent.path.join(id.as_str()), &[]),
+            parents: parents.map(|hierarchy| hierarchy.path).collect(),
+        })
+    }
+
+    /// Removes the container's cgroups; `busy` if there are processes in them.
+    pub fn remove(&self) -> Result<(), Error> {
+        leaf::remove_all(&self.hierarchies)?;
+        for parent in self.parents.iter().rev() {
+            // Unless others have theirs there.
+            let _ = std::fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+}
+
+/// The names of all cgroups that the instance has one for, with a container or without: those below its own parent. In
+/// other places there is none without a container, as that knows the place.
 pub fn list(instance: &Instance) -> Result<Vec<String>, Error> {
-    let parent = instance.name();
     let mut names = Vec::new();
-    for hierarchy in Layout::detect(&parent)?.hierarchies(Path::new(&parent)) {
+    for hierarchy in Layout::detect()?.hierarchies(instance.name().as_ref(), &[]) {
         names.extend(leaf::list(std::slice::from_ref(&hierarchy))?);
     }
     names.sort();
@@ -75,19 +171,12 @@ pub fn list(instance: &Instance) -> Result<Vec<String>, Error> {
 
 /// Removes the cgroup that is parent to all of the instance's; `busy` if a container has one in it.
 pub fn remove_parent(instance: &Instance) -> Result<(), Error> {
-    let parent = instance.name();
-    for hierarchy in Layout::detect(&parent)?.hierarchies(Path::new(&parent)).iter().rev() {
+    for hierarchy in Layout::detect()?.hierarchies(instance.name().as_ref(), &[]).iter().rev() {
         match std::fs::remove_dir(&hierarchy.path) {
             Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e).step(|| format!("remove the cgroup {}", hierarchy.path.display())),
         }
     }
     Ok(())
-}
-
-/// `unsupported`, for a limit that nothing here can keep.
-fn no_controller(controller: &str) -> Error {
-    let message = format!("this host has no {controller} controller (cgroups(7), /proc/cgroups)");
-    Error::new(Code::Unsupported, format!("limit {controller}"), message)
 }

@@ -1,140 +1,268 @@
-//! What can be asked for, and what it comes to in the kernel's files.
+//! What was asked for, in the kernel's files.
 
-use clap::Args;
-use quilt_record::error::{Code, Error};
-use quilt_record::units::Size;
-use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
 
-/// What is asked of the cgroup stage.
-#[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
-#[serde(default, deny_unknown_fields)]
-#[group(skip)]
-pub struct Want {
-    /// Memory the container may use: 512M, 1.5GiB, at least 1MiB; a bare number is MiB [default: no limit]
-    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Size>,
+use quilt_record::error::{Code, Error, Step as _};
+use quilt_record::units::{Limit, Size};
 
-    /// Share of the CPU under contention, in percent: its weight is 10 x PERCENT, from 1 to 10000 [default: 10, a weight of 100]
-    #[arg(long, value_name = "PERCENT", help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<f64>,
-
-    /// CPUs the container may use at most: 1.5 is 150 ms of CPU time in every 100 ms; at least 0.01 [default: no limit]
-    #[arg(long, value_name = "CPUS", help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<f64>,
-
-    /// Processes and threads the container may have, at least 1 [default: 2048]
-    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<u64>,
-}
+use crate::numbers::Numbers;
+use crate::want::Want;
+use crate::weight;
 
 /// Processes and threads of a container that nobody said anything about.
-const PIDS: u64 = 2048;
+const PIDS: Limit<u64> = Limit::Of(2048);
 
 /// The kernel's default period of a CPU quota, in microseconds (`cpu.max`, `cpu.cfs_period_us`); always used.
 const PERIOD_US: f64 = 100_000.0;
 
-/// The least memory that is a limit rather than a slip.
-const MEMORY_MIN: Size = Size(1 << 20);
-
-/// Above any machine, below what overflows a quota.
-const CPUS_MAX: f64 = 100_000.0;
+/// A file of the container's cgroup, and what is written to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) file: &'static str,
+    pub(crate) text: String,
+    /// What to write where the file is not there: another scheduler's.
+    pub(crate) or: Option<(&'static str, String)>,
+}
 
 impl Want {
-    /// Refuses what no kernel would take, before anything is touched.
-    pub fn check(&self) -> Result<(), Error> {
-        let refuse = |flag: &str, message: &str| Err(Error::new(Code::Invalid, format!("read --{flag}"), message));
-        match self {
-            Want { memory: Some(size), .. } if *size < MEMORY_MIN => refuse("memory", "at least 1MiB is needed"),
-            Want { cpu: Some(percent), .. } if !(percent.is_finite() && *percent > 0.0) => {
-                refuse("cpu", "must be a number of percent above 0")
-            }
-            Want { cpus: Some(cpus), .. } if !(*cpus >= 0.01 && *cpus <= CPUS_MAX) => {
-                refuse("cpus", "must be a number of CPUs from 0.01 to 100000")
-            }
-            Want { pids: Some(0), .. } => refuse("pids", "must be at least 1"),
-            _ => Ok(()),
-        }
+    /// The controllers, by v2's names, that what was asked for cannot do without.
+    pub(crate) fn required(&self) -> Vec<&'static str> {
+        let memory = self.memory.is_some() || self.memory_high.is_some() || self.memory_soft.is_some();
+        let cpu = self.cpu.is_some() || self.cpu_weight.is_some() || self.cpu_shares.is_some() || self.cpus.is_some();
+        let asked = [
+            ("memory", memory || self.swap.is_some()),
+            ("cpu", cpu),
+            ("pids", self.pids.unwrap_or(PIDS) != Limit::Max),
+            ("io", self.io_weight.is_some() || !self.io_max.is_empty()),
+            ("cpuset", self.cpuset.is_some() || self.cpuset_mems.is_some()),
+        ];
+        asked.into_iter().filter(|(_, is)| *is).map(|(controller, _)| controller).collect()
     }
 
-    /// The limits, as file and text, that belong to the controller on a hierarchy of that version.
-    pub(crate) fn files(&self, controller: &str, version: u8) -> Vec<(&'static str, String)> {
+    /// The limits that belong to the controller, by v2's name, on a hierarchy of that version. `parent` is the cgroup
+    /// above the container's.
+    pub(crate) fn settings(&self, controller: &str, version: u8, parent: &Path) -> Result<Vec<Setting>, Error> {
+        let mut settings = Settings(Vec::new());
+        match controller {
+            "memory" => self.memory_settings(version, &mut settings)?,
+            "cpu" => self.cpu_settings(version, &mut settings),
+            "pids" => {
+                let limit = self.pids.unwrap_or(PIDS);
+                settings.put("pids.max", limit.value().map_or("max".to_owned(), |n| n.to_string()));
+            }
+            "io" => self.io_settings(version, &mut settings)?,
+            "cpuset" => {
+                self.cpuset.iter().try_for_each(|cpus| settings.list("cpuset.cpus", cpus, version, parent))?;
+                self.cpuset_mems.iter().try_for_each(|mems| settings.list("cpuset.mems", mems, version, parent))?;
+            }
+            _ => {}
+        }
+        Ok(settings.0)
+    }
+
+    fn memory_settings(&self, version: u8, settings: &mut Settings) -> Result<(), Error> {
+        let bytes = |limit: Option<Size>, none: &str| limit.map_or(none.to_owned(), |size| size.0.to_string());
+        if version == 2 {
+            let max = |limit: Limit<Size>| bytes(limit.value(), "max");
+            settings.put_if("memory.max", self.memory.map(max));
+            settings.put_if("memory.high", self.memory_high.map(max));
+            settings.put_if("memory.low", self.memory_soft.map(|size| size.0.to_string()));
+            settings.put_if("memory.swap.max", self.swap.map(max));
+            return Ok(());
+        }
+        if self.memory_high.is_some() {
+            let message = "the memory controller has memory.high on cgroup v2 only, and this host has it on v1";
+            return Err(Error::new(Code::Unsupported, "limit memory-high", message));
+        }
+        settings.put_if("memory.limit_in_bytes", self.memory.map(|limit| bytes(limit.value(), "-1")));
+        let soft = self.memory_soft.map(|size| bytes(Some(size).filter(|size| size.0 > 0), "-1"));
+        settings.put_if("memory.soft_limit_in_bytes", soft);
+        match (self.swap, self.memory.and_then(Limit::value)) {
+            (None, _) => {}
+            (Some(Limit::Max), _) => settings.put("memory.memsw.limit_in_bytes", "-1".to_owned()),
+            // v1 limits both together.
+            (Some(Limit::Of(swap)), Some(memory)) => {
+                settings.put("memory.memsw.limit_in_bytes", memory.0.saturating_add(swap.0).to_string());
+            }
+            (Some(_), None) => {
+                let message = "cgroup v1 limits swap together with memory: give --memory too";
+                return Err(Error::new(Code::Invalid, "read --swap", message));
+            }
+        }
+        Ok(())
+    }
+
+    fn cpu_settings(&self, version: u8, settings: &mut Settings) {
+        let weight = self.cpu_weight.or(self.cpu.map(weight::of_percent));
         let quota = |cpus: f64| (cpus * PERIOD_US).round() as u64;
-        match (controller, version) {
-            ("memory", 1) => file("memory.limit_in_bytes", self.memory.map(|m| m.0.to_string())),
-            ("memory", _) => file("memory.max", self.memory.map(|m| m.0.to_string())),
-            ("cpu", 1) => [
-                file("cpu.shares", self.cpu.map(|percent| shares(weight(percent)).to_string())),
-                file("cpu.cfs_quota_us", self.cpus.map(|cpus| quota(cpus).to_string())),
-            ]
-            .concat(),
-            ("cpu", _) => [
-                file("cpu.weight", self.cpu.map(|percent| weight(percent).to_string())),
-                file("cpu.max", self.cpus.map(|cpus| format!("{} {PERIOD_US}", quota(cpus)))),
-            ]
-            .concat(),
-            ("pids", _) => file("pids.max", Some(self.pids.unwrap_or(PIDS).to_string())),
-            _ => Vec::new(),
+        if version == 2 {
+            let weight = weight.or(self.cpu_shares.map(weight::of_shares));
+            settings.put_if("cpu.weight", weight.map(|weight| weight.to_string()));
+            let max = |cpus: Limit<f64>| cpus.value().map_or("max".to_owned(), |cpus| quota(cpus).to_string());
+            settings.put_if("cpu.max", self.cpus.map(|cpus| format!("{} {PERIOD_US}", max(cpus))));
+        } else {
+            let shares = self.cpu_shares.or(weight.map(weight::to_shares));
+            settings.put_if("cpu.shares", shares.map(|shares| shares.to_string()));
+            let max = |cpus: Limit<f64>| cpus.value().map_or("-1".to_owned(), |cpus| quota(cpus).to_string());
+            settings.put_if("cpu.cfs_quota_us", self.cpus.map(max));
         }
+    }
+
+    fn io_settings(&self, version: u8, settings: &mut Settings) -> Result<(), Error> {
+        if let Some(io) = self.io_weight {
+            let bfq = weight::to_bfq(io).to_string();
+            if version == 2 {
+                let or = Some(("io.bfq.weight", bfq));
+                settings.0.push(Setting { file: "io.weight", text: io.to_string(), or });
+            } else {
+                settings.put("blkio.bfq.weight", bfq);
+            }
+        }
+        for io in &self.io_max {
+            io.files(version)?.into_iter().for_each(|(file, text)| settings.put(file, text));
+        }
+        Ok(())
     }
 }
 
-fn file(name: &'static str, text: Option<String>) -> Vec<(&'static str, String)> {
-    text.map(|text| (name, text)).into_iter().collect()
+struct Settings(Vec<Setting>);
+
+impl Settings {
+    fn put(&mut self, file: &'static str, text: String) {
+        self.0.push(Setting { file, text, or: None });
+    }
+
+    fn put_if(&mut self, file: &'static str, text: Option<String>) {
+        text.into_iter().for_each(|text| self.put(file, text));
+    }
+
+    /// A list of CPUs or nodes. What the parent does not have is refused: v2 takes it in silence, and gives others.
+    fn list(&mut self, file: &'static str, list: &Numbers, version: u8, parent: &Path) -> Result<(), Error> {
+        // v2: empty is the parent's. v1: what a cgroup has is always written out.
+        let given = parent.join(if version == 1 { file.to_owned() } else { format!("{file}.effective") });
+        if version == 2 && *list == Numbers::All {
+            self.put(file, "\n".to_owned());
+            return Ok(());
+        }
+        let text = match fs::read_to_string(&given) {
+            Ok(text) => text,
+            // The first container: the parent will have what the machine has.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(e).step(|| format!("read {}", given.display())),
+        };
+        let text = if text.trim().is_empty() { online(file)? } else { text };
+        let has: Numbers = text.parse().map_err(|e: String| Error::new(Code::Io, "find the CPUs", e))?;
+        if let Some(missing) = list.missing_in(&has) {
+            let flag = if file == "cpuset.cpus" { "cpuset" } else { "cpuset-mems" };
+            let message = format!("{missing} is not there: the parent cgroup has {has}");
+            return Err(Error::new(Code::Invalid, format!("read --{flag}"), message));
+        }
+        let text = if *list == Numbers::All { has.to_string() } else { list.to_string() };
+        self.put(file, text);
+        Ok(())
+    }
 }
 
-/// `cpu.weight` for a share in percent, clamped to what the kernel takes (`CGROUP_WEIGHT_MIN`, `_MAX`).
-fn weight(percent: f64) -> u64 {
-    (percent / 100.0 * 1000.0).round().clamp(1.0, 10_000.0) as u64
-}
-
-/// `cpu.shares` for a weight. The kernel makes shares of `cpu.weight` in just this way (`sched_weight_from_cgroup`,
-/// `kernel/sched/sched.h`), so a weight means the same on both: 100 and 1024 are what a cgroup has that nobody set.
-fn shares(weight: u64) -> u64 {
-    ((weight * 1024 + 50) / 100).clamp(2, 262_144)
+/// What the machine has. A kernel that knows no NUMA has node 0.
+fn online(file: &str) -> Result<String, Error> {
+    let what = if file == "cpuset.cpus" { "cpu" } else { "node" };
+    let path = format!("/sys/devices/system/{what}/online");
+    match fs::read_to_string(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && what == "node" => Ok("0".to_owned()),
+        text => text.step(|| format!("read {path}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn percent_is_a_weight_on_v2_and_the_same_weight_on_v1() {
-        for (percent, expected) in [(10.0, (100, 1024)), (50.0, (500, 5120)), (0.01, (1, 10)), (1e9, (10_000, 102_400))]
-        {
-            assert_eq!((weight(percent), shares(weight(percent))), expected, "{percent}");
-        }
+    const ALL: [&str; 4] = ["memory", "cpu", "pids", "io"];
+
+    fn text(want: &Want, version: u8) -> Result<Vec<String>, Error> {
+        let settings = ALL.iter().map(|c| want.settings(c, version, Path::new("/")));
+        let settings = settings.collect::<Result<Vec<_>, _>>()?.concat();
+        Ok(settings.iter().map(|s| format!("{}={}", s.file, s.text)).collect())
     }
 
     #[test]
-    fn every_limit_has_its_files() {
-        let want = Want { memory: Some(Size(512 << 20)), cpu: Some(50.0), cpus: Some(1.5), pids: Some(64) };
-        let all = |version| ["memory", "cpu", "pids"].map(|c| want.files(c, version)).concat();
-        let text = |files: Vec<(&str, String)>| files.iter().map(|(f, t)| format!("{f}={t}")).collect::<Vec<_>>();
+    fn every_limit_has_its_files() -> Result<(), Error> {
+        let mut want = Want {
+            memory: Some(Limit::Of(Size(512 << 20))),
+            memory_soft: Some(Size(64 << 20)),
+            swap: Some(Limit::Of(Size(0))),
+            cpu: Some(50.0),
+            cpus: Some(Limit::Of(1.5)),
+            pids: Some(Limit::Of(64)),
+            io_weight: Some(1000),
+            ..Want::default()
+        };
         assert_eq!(
-            text(all(1)),
-            ["memory.limit_in_bytes=536870912", "cpu.shares=5120", "cpu.cfs_quota_us=150000", "pids.max=64"]
+            text(&want, 1)?,
+            [
+                "memory.limit_in_bytes=536870912",
+                "memory.soft_limit_in_bytes=67108864",
+                "memory.memsw.limit_in_bytes=536870912",
+                "cpu.shares=5120",
+                "cpu.cfs_quota_us=150000",
+                "pids.max=64",
+                "blkio.bfq.weight=181",
+            ]
         );
-        assert_eq!(text(all(2)), ["memory.max=536870912", "cpu.weight=500", "cpu.max=150000 100000", "pids.max=64"]);
-        assert_eq!(text(Want::default().files("pids", 2)), ["pids.max=2048"]);
+        want.memory_high = Some(Limit::Of(Size(256 << 20)));
+        assert_eq!(
+            text(&want, 2)?,
+            [
+                "memory.max=536870912",
+                "memory.high=268435456",
+                "memory.low=67108864",
+                "memory.swap.max=0",
+                "cpu.weight=500",
+                "cpu.max=150000 100000",
+                "pids.max=64",
+                "io.weight=1000",
+            ]
+        );
+        assert_eq!(text(&want, 1).err().map(|e| e.code), Some(Code::Unsupported));
+        assert_eq!(text(&Want::default(), 2)?, ["pids.max=2048"]);
+        Ok(())
     }
 
     #[test]
-    fn what_no_kernel_takes_is_refused_by_name() {
-        for (want, flag) in [
-            (Want { memory: Some(Size(4096)), ..Want::default() }, "--memory"),
-            (Want { cpu: Some(0.0), ..Want::default() }, "--cpu"),
-            (Want { cpu: Some(f64::NAN), ..Want::default() }, "--cpu"),
-            (Want { cpus: Some(0.001), ..Want::default() }, "--cpus"),
-            (Want { cpus: Some(f64::INFINITY), ..Want::default() }, "--cpus"),
-            (Want { pids: Some(0), ..Want::default() }, "--pids"),
-        ] {
-            let step = want.check().err().map(|e| e.step).unwrap_or_default();
-            assert_eq!(step, format!("read {flag}"));
-        }
-        assert_eq!(Want::default().check(), Ok(()));
+    fn limits_are_lifted_by_each_versions_word() -> Result<(), Error> {
+        let want = Want {
+            memory: Some(Limit::Max),
+            memory_soft: Some(Size(0)),
+            swap: Some(Limit::Max),
+            cpu_shares: Some(2048),
+            cpus: Some(Limit::Max),
+            pids: Some(Limit::Max),
+            ..Want::default()
+        };
+        assert_eq!(
+            text(&want, 1)?,
+            [
+                "memory.limit_in_bytes=-1",
+                "memory.soft_limit_in_bytes=-1",
+                "memory.memsw.limit_in_bytes=-1",
+                "cpu.shares=2048",
+                "cpu.cfs_quota_us=-1",
+                "pids.max=max",
+            ]
+        );
+        assert_eq!(
+            text(&want, 2)?,
+            [
+                "memory.max=max",
+                "memory.low=0",
+                "memory.swap.max=max",
+                "cpu.weight=174",
+                "cpu.max=max 100000",
+                "pids.max=max",
+            ]
+        );
+        assert_eq!(want.required(), ["memory", "cpu"]);
+        Ok(())
     }
 }

@@ -1,19 +1,21 @@
 //! What will be done, in order; and doing it.
 
 use std::fmt;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::utsname::uname;
 use quilt_record::Id;
 use quilt_record::error::{Code, Error};
 use quilt_record::have::Hierarchy;
 
 use crate::layout::{CONTROLLERS, Layout};
-use crate::limits::Want;
-use crate::no_controller;
+use crate::parent::Parent;
+use crate::unified::Unified;
+use crate::want::Want;
 
 /// The steps, and the directories that they come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,14 +39,24 @@ pub enum Step {
         text: String,
         /// The controller it belongs to.
         controller: String,
+        /// What is written instead where there is no such file.
+        or: Option<(PathBuf, String)>,
+        /// Whether the container can do without the controller.
+        optional: bool,
     },
+    /// Write to `path` what the file of that name in the cgroup above has.
+    Inherit(PathBuf),
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Mkdir(path) => write!(f, "mkdir {}", path.display()),
-            Step::Write { path, text, .. } => write!(f, "write {text} to {}", path.display()),
+            Step::Write { path, text, or, .. } => {
+                write!(f, "write {} to {}", text.trim_end(), path.display())?;
+                or.iter().try_for_each(|(path, text)| write!(f, ", or {text} to {}", path.display()))
+            }
+            Step::Inherit(path) => write!(f, "copy to {} from the cgroup above", path.display()),
         }
     }
 }
@@ -57,82 +69,161 @@ impl Step {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
                 other => other.map_err(|e| Error::os(self.to_string(), e)),
             },
-            Step::Write { path, text, controller } => {
-                let written = OpenOptions::new().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes()));
-                written.map_err(|e| self.explain(controller, e))
+            Step::Write { path, text, controller, or, .. } => match (write(path, text), or) {
+                (Err(e), Some((path, text))) if e.kind() == ErrorKind::NotFound => {
+                    write(path, text).map_err(|e| self.explain(controller, e))
+                }
+                (written, _) => written.map_err(|e| self.explain(controller, e)),
+            },
+            Step::Inherit(path) => {
+                let file = path.file_name().unwrap_or_default();
+                let above = path.ancestors().nth(2).unwrap_or(path).join(file);
+                let copied = fs::read_to_string(above).and_then(|text| write(path, text.trim_end()));
+                copied.map_err(|e| Error::os(self.to_string(), e))
             }
         }
     }
 
     fn explain(&self, controller: &str, error: std::io::Error) -> Error {
         let plain = Error::os(self.to_string(), error);
-        let enabling = matches!(self, Step::Write { path, .. } if path.ends_with("cgroup.subtree_control"));
-        match plain.errno.map(nix::errno::Errno::from_raw) {
-            Some(nix::errno::Errno::EBUSY) if enabling => Error {
-                message: format!("the {controller} controller cannot be passed on: there are processes in that cgroup"),
-                code: Code::Unsupported,
-                ..plain
-            },
-            Some(nix::errno::Errno::ENOENT) => Error {
-                message: format!("the {controller} controller of this kernel has no such limit"),
-                code: Code::Unsupported,
-                ..plain
-            },
-            _ if enabling => {
-                Error { message: format!("enable the {controller} controller: {}", plain.message), ..plain }
+        let file = match self {
+            Step::Write { path, .. } => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+            _ => "",
+        };
+        let enabling = file == "cgroup.subtree_control";
+        let (code, message) = match plain.errno.map(Errno::from_raw) {
+            Some(Errno::EBUSY) if enabling => (
+                Code::Unsupported,
+                format!("the {controller} controller cannot be passed on: there are processes in that cgroup"),
+            ),
+            // The cgroup was removed meanwhile.
+            Some(Errno::ENOENT | Errno::ENODEV) if enabling && !self.has_place() => (Code::NotFound, plain.message),
+            // EINVAL and ENOENT: the cgroup above does not pass it on to this one.
+            Some(Errno::EINVAL | Errno::ENOENT | Errno::EOPNOTSUPP) if enabling => {
+                (Code::Unsupported, format!("the {controller} controller cannot be had here: {}", plain.message))
             }
-            _ => plain,
+            _ if enabling => (plain.code, format!("enable the {controller} controller: {}", plain.message)),
+            // EACCES: cgroup file systems let nobody make a file.
+            Some(Errno::ENOENT | Errno::EACCES | Errno::EPERM | Errno::EOPNOTSUPP) => {
+                (Code::Unsupported, format!("the {controller} controller of this kernel has no such limit"))
+            }
+            Some(Errno::ENODEV) if controller == "io" => {
+                let message = "no such disk: a partition has no limits of its own, name the whole disk";
+                (Code::NotFound, message.to_owned())
+            }
+            Some(Errno::EBUSY) if controller == "memory" => {
+                (Code::Busy, "the container uses more than that, and cannot give it back".to_owned())
+            }
+            _ => return plain,
+        };
+        Error { code, message, ..plain }
+    }
+
+    fn has_place(&self) -> bool {
+        match self {
+            Step::Mkdir(path) | Step::Write { path, .. } | Step::Inherit(path) => {
+                path.parent().is_none_or(Path::exists)
+            }
+        }
+    }
+
+    /// The controller that the container goes without if this cannot be done.
+    pub(crate) fn dispensable(&self) -> Option<&str> {
+        match self {
+            Step::Write { controller, optional: true, .. } => Some(controller),
+            _ => None,
         }
     }
 }
 
-/// The plan for the container `id` of the instance whose cgroup is `parent`.
-pub fn plan(layout: &Layout, parent: &str, id: &Id, want: &Want) -> Result<Plan, Error> {
-    let mut steps = Vec::with_capacity(16);
-    for controller in CONTROLLERS {
-        if layout.home(controller).is_none() && !want.files(controller, 2).is_empty() {
-            return Err(no_controller(controller));
-        }
+pub(crate) fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()))
+}
+
+/// The plan for the container `id` below `parent`. `unified` is the v2 tree, if there is one.
+pub fn plan(layout: &Layout, unified: Option<&Unified>, parent: &Parent, id: &Id, want: &Want) -> Result<Plan, Error> {
+    let required = want.required();
+    let available = |c: &str| unified.is_some_and(|v2| v2.available.iter().any(|a| a == c));
+    if let Some(missing) = required.iter().find(|c| layout.on_v1(c).is_none() && !available(c)) {
+        return Err(no_controller(missing, &parent.base));
     }
-    let write = |path: PathBuf, text: &str, controller: &str| Step::Write {
-        path,
-        text: text.to_owned(),
-        controller: controller.to_owned(),
-    };
+    let below = parent.path.join(id.as_str());
+    let mut steps = Vec::with_capacity(24);
     for (names, mount) in &layout.v1 {
-        let above = mount.join(parent);
-        steps.push(Step::Mkdir(above.clone()));
-        if names.split(',').any(|n| n == "memory") && flat_memory() {
-            steps.push(write(above.join("memory.use_hierarchy"), "1", "memory"));
+        let has = |controller: &str| names.split(',').any(|n| n == controller);
+        for cgroup in parent.chain().iter().skip(1).map(|cgroup| mount.join(cgroup)) {
+            steps.push(Step::Mkdir(cgroup.clone()));
+            if has("memory") && flat_memory() {
+                steps.push(set(cgroup.join("memory.use_hierarchy"), "1", "memory"));
+            }
+            if has("cpuset") && !inherited(&cgroup) {
+                steps.extend(["cpuset.cpus", "cpuset.mems"].map(|file| Step::Inherit(cgroup.join(file))));
+                steps.push(set(cgroup.join(CLONE_CHILDREN), "1", "cpuset"));
+            }
         }
-        let own = above.join(id.as_str());
-        steps.push(Step::Mkdir(own.clone()));
-        for controller in names.split(',') {
-            let files = want.files(controller, 1);
-            steps.extend(files.iter().map(|(file, text)| write(own.join(file), text, controller)));
+        steps.push(Step::Mkdir(mount.join(&below)));
+    }
+    if let Some(v2) = unified {
+        for (at, (cgroup, passed)) in v2.chain.iter().enumerate() {
+            let cgroup = v2.path.join(cgroup);
+            if at > 0 {
+                steps.push(Step::Mkdir(cgroup.clone()));
+            }
+            // One write each: a kernel that refuses one of several refuses all, and does not say which it was.
+            for controller in v2.available.iter().filter(|c| !passed.contains(c)) {
+                let optional = !required.contains(&controller.as_str());
+                let (path, text) = (cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
+                steps.push(Step::Write { path, text, controller: controller.clone(), or: None, optional });
+            }
+        }
+        steps.push(Step::Mkdir(v2.path.join(&below)));
+    }
+    steps.extend(limits(layout, unified, &below, want)?);
+    // Not passed on any further: the leaves are accounted to the container, and are cheaper for it.
+    let unified = unified.map(|v2| v2.available.clone()).unwrap_or_default();
+    Ok(Plan { steps, hierarchies: layout.hierarchies(&below, &unified) })
+}
+
+/// The writes of the limits for the container whose cgroup is `below` the root of every hierarchy.
+pub(crate) fn limits(
+    layout: &Layout,
+    unified: Option<&Unified>,
+    below: &Path,
+    want: &Want,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::with_capacity(8);
+    for controller in CONTROLLERS.iter().copied().chain(["cpuset"]) {
+        let v1 = layout.on_v1(controller).map(|mount| (1, mount));
+        let v2 = unified.filter(|v2| v2.available.iter().any(|c| c == controller)).map(|v2| (2, v2.path.as_path()));
+        let Some((version, mount)) = v1.or(v2) else { continue };
+        let own = mount.join(below);
+        for setting in want.settings(controller, version, own.parent().unwrap_or(mount))? {
+            let or = setting.or.map(|(file, text)| (own.join(file), text));
+            let (path, controller) = (own.join(setting.file), controller.to_owned());
+            steps.push(Step::Write { path, text: setting.text, controller, or, optional: false });
         }
     }
-    if let Some(v2) = &layout.v2 {
-        let above = v2.path.join(parent);
-        let needs =
-            |given: &[String]| -> Vec<String> { v2.available.iter().filter(|c| !given.contains(c)).cloned().collect() };
-        // One write each: a kernel that refuses one of several refuses all, and does not say which it was.
-        for controller in needs(&v2.enabled) {
-            steps.push(write(v2.path.join("cgroup.subtree_control"), &format!("+{controller}"), &controller));
-        }
-        steps.push(Step::Mkdir(above.clone()));
-        for controller in needs(&v2.delegated) {
-            steps.push(write(above.join("cgroup.subtree_control"), &format!("+{controller}"), &controller));
-        }
-        let own = above.join(id.as_str());
-        steps.push(Step::Mkdir(own.clone()));
-        // Not passed on any further: the leaves are accounted to the container, and are cheaper for it.
-        for controller in &v2.available {
-            let files = want.files(controller, 2);
-            steps.extend(files.iter().map(|(file, text)| write(own.join(file), text, controller)));
-        }
-    }
-    Ok(Plan { steps, hierarchies: layout.hierarchies(&Path::new(parent).join(id.as_str())) })
+    Ok(steps)
+}
+
+fn set(path: PathBuf, text: &str, controller: &str) -> Step {
+    Step::Write { path, text: text.to_owned(), controller: controller.to_owned(), or: None, optional: false }
+}
+
+/// v1's way to give a new cgroup the CPUs and the memory of its parent, without which nobody can be in it (cpuset(7),
+/// `cgroup.clone_children`). Set last of all, so that one who sees it set finds the rest done.
+const CLONE_CHILDREN: &str = "cgroup.clone_children";
+
+fn inherited(cgroup: &Path) -> bool {
+    fs::read(cgroup.join(CLONE_CHILDREN)).is_ok_and(|text| text.starts_with(b"1"))
+}
+
+/// `unsupported`, for a limit that nothing here can keep.
+fn no_controller(controller: &str, base: &Path) -> Error {
+    let place =
+        if base.as_os_str().is_empty() { "this host".to_owned() } else { format!("the cgroup /{}", base.display()) };
+    let message = format!("{place} has no {controller} controller (cgroups(7), /proc/cgroups)");
+    Error::new(Code::Unsupported, format!("limit {controller}"), message)
 }
 
 /// Whether a v1 memory limit binds only the processes right in the cgroup until told otherwise: so before Linux 5.11.
@@ -142,53 +233,56 @@ fn flat_memory() -> bool {
     matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (5, 11))
 }
 
-/// The word for the record.
-pub(crate) fn version(hierarchies: &[Hierarchy]) -> &'static str {
-    let has = |version| hierarchies.iter().any(|h| h.version == version);
-    match (has(1), has(2)) {
-        (true, true) => "hybrid",
-        (true, false) => "v1",
-        _ => "v2",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::Unified;
-    use quilt_record::units::Size;
+    use quilt_record::units::{Limit, Size};
 
-    fn text(layout: &Layout, want: &Want) -> Result<Vec<String>, Error> {
+    fn text(layout: &Layout, unified: Option<&Unified>, parent: &Parent, want: &Want) -> Result<Vec<String>, Error> {
         let id: Id = "web".parse().map_err(|e: String| Error::new(Code::Invalid, "", e))?;
-        Ok(plan(layout, "quilt", &id, want)?.steps.iter().map(Step::to_string).collect())
+        Ok(plan(layout, unified, parent, &id, want)?.steps.iter().map(Step::to_string).collect())
     }
 
     fn words(list: &[&str]) -> Vec<String> {
         list.iter().map(|w| (*w).to_owned()).collect()
     }
 
+    fn parent(path: &str, base: &str) -> Parent {
+        Parent { path: path.into(), base: base.into(), note: None }
+    }
+
+    fn v2(available: &[&str], chain: &[(&str, &[&str])]) -> Unified {
+        let chain = chain.iter().map(|(cgroup, passed)| (PathBuf::from(cgroup), words(passed))).collect();
+        Unified { path: "/c".into(), available: words(available), chain }
+    }
+
     #[test]
     fn hybrid_keeps_limits_on_v1_and_a_bare_directory_on_v2() -> Result<(), Error> {
-        let v1 = [("memory", "/c/memory"), ("cpu,cpuacct", "/c/cpu,cpuacct"), ("pids", "/c/pids")];
-        let layout = Layout {
-            v1: v1.iter().map(|(n, p)| ((*n).to_owned(), PathBuf::from(p))).collect(),
-            v2: Some(Unified { path: "/c/unified".into(), ..Unified::default() }),
-        };
-        let want = Want { memory: Some(Size(1 << 29)), cpu: Some(50.0), ..Want::default() };
+        let v1 =
+            [("memory", "/c/memory"), ("cpu,cpuacct", "/c/cpu,cpuacct"), ("cpuset", "/c/cpuset"), ("pids", "/c/pids")];
+        let v1 = v1.iter().map(|(n, p)| ((*n).to_owned(), PathBuf::from(p))).collect();
+        let layout = Layout { v1, v2: Some("/c/unified".into()) };
+        let unified = Unified { path: "/c/unified".into(), ..v2(&[], &[("", &[]), ("quilt", &[])]) };
+        let want = Want { memory: Some(Limit::Of(Size(1 << 29))), cpu: Some(50.0), ..Want::default() };
         assert_eq!(
-            text(&layout, &want)?,
+            text(&layout, Some(&unified), &parent("quilt", ""), &want)?,
             [
                 "mkdir /c/memory/quilt",
                 "mkdir /c/memory/quilt/web",
-                "write 536870912 to /c/memory/quilt/web/memory.limit_in_bytes",
                 "mkdir /c/cpu,cpuacct/quilt",
                 "mkdir /c/cpu,cpuacct/quilt/web",
-                "write 5120 to /c/cpu,cpuacct/quilt/web/cpu.shares",
+                "mkdir /c/cpuset/quilt",
+                "copy to /c/cpuset/quilt/cpuset.cpus from the cgroup above",
+                "copy to /c/cpuset/quilt/cpuset.mems from the cgroup above",
+                "write 1 to /c/cpuset/quilt/cgroup.clone_children",
+                "mkdir /c/cpuset/quilt/web",
                 "mkdir /c/pids/quilt",
                 "mkdir /c/pids/quilt/web",
-                "write 2048 to /c/pids/quilt/web/pids.max",
                 "mkdir /c/unified/quilt",
                 "mkdir /c/unified/quilt/web",
+                "write 536870912 to /c/memory/quilt/web/memory.limit_in_bytes",
+                "write 5120 to /c/cpu,cpuacct/quilt/web/cpu.shares",
+                "write 2048 to /c/pids/quilt/web/pids.max",
             ]
         );
         Ok(())
@@ -196,15 +290,11 @@ mod tests {
 
     #[test]
     fn v2_enables_what_is_missing_and_nothing_else() -> Result<(), Error> {
-        let mut v2 = Unified {
-            path: "/c".into(),
-            available: words(&["cpu", "memory", "pids"]),
-            enabled: words(&["memory", "pids"]),
-            delegated: words(&[]),
-        };
-        let want = Want { cpus: Some(0.5), pids: Some(9), ..Want::default() };
+        let layout = Layout { v1: Vec::new(), v2: Some("/c".into()) };
+        let cold = v2(&["cpu", "memory", "pids"], &[("", &["memory", "pids"]), ("quilt", &[])]);
+        let want = Want { cpus: Some(Limit::Of(0.5)), pids: Some(Limit::Of(9)), ..Want::default() };
         assert_eq!(
-            text(&Layout { v1: Vec::new(), v2: Some(v2.clone()) }, &want)?,
+            text(&layout, Some(&cold), &parent("quilt", ""), &want)?,
             [
                 "write +cpu to /c/cgroup.subtree_control",
                 "mkdir /c/quilt",
@@ -216,19 +306,37 @@ mod tests {
                 "write 9 to /c/quilt/web/pids.max",
             ]
         );
-        v2.enabled.clone_from(&v2.available);
-        v2.delegated.clone_from(&v2.available);
-        assert_eq!(text(&Layout { v1: Vec::new(), v2: Some(v2) }, &want)?.len(), 4);
+        let warm = v2(&["cpu", "memory", "pids"], &[("quilt", &["cpu", "memory", "pids"])]);
+        assert_eq!(text(&layout, Some(&warm), &parent("quilt", ""), &want)?.len(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_delegated_is_left_as_it_is_above() -> Result<(), Error> {
+        let layout = Layout { v1: Vec::new(), v2: Some("/c".into()) };
+        let unified = v2(&["pids"], &[("s/ci.service", &[]), ("s/ci.service/quilt", &[])]);
+        let parent = parent("s/ci.service/quilt", "s/ci.service");
+        assert_eq!(
+            text(&layout, Some(&unified), &parent, &Want::default())?,
+            [
+                "write +pids to /c/s/ci.service/cgroup.subtree_control",
+                "mkdir /c/s/ci.service/quilt",
+                "write +pids to /c/s/ci.service/quilt/cgroup.subtree_control",
+                "mkdir /c/s/ci.service/quilt/web",
+                "write 2048 to /c/s/ci.service/quilt/web/pids.max",
+            ]
+        );
         Ok(())
     }
 
     #[test]
     fn a_limit_without_a_controller_is_refused_by_name() {
-        let v2 = Unified { path: "/c".into(), available: words(&["pids"]), ..Unified::default() };
-        let layout = Layout { v1: Vec::new(), v2: Some(v2) };
-        let want = Want { memory: Some(Size(1 << 29)), ..Want::default() };
-        let error = text(&layout, &want).err().map(|e| (e.code, e.step));
+        let layout = Layout { v1: Vec::new(), v2: Some("/c".into()) };
+        let unified = v2(&["pids"], &[("quilt", &["pids"])]);
+        let want = Want { memory: Some(Limit::Of(Size(1 << 29))), ..Want::default() };
+        let plan = |want: &Want| text(&layout, Some(&unified), &parent("quilt", ""), want);
+        let error = plan(&want).err().map(|e| (e.code, e.step));
         assert_eq!(error, Some((Code::Unsupported, "limit memory".to_owned())));
-        assert!(text(&layout, &Want::default()).is_ok());
+        assert!(plan(&Want::default()).is_ok());
     }
 }

@@ -130,7 +130,7 @@ impl<'a> Collector<'a> {
 
     /// Empty leaves of commands whose quilt-exec is dead.
     fn leaves(&mut self, id: &Id) -> anyhow::Result<()> {
-        let hierarchies = quilt_cgroup::hierarchies(self.instance, id)?;
+        let hierarchies = quilt_cgroup::Place::find(self.instance, id)?.hierarchies;
         for name in leaf::list(&hierarchies)? {
             if leaf::owner(&name).is_some_and(is_dead) {
                 let done = self.leaf(&hierarchies, &name);

@@ -138,20 +138,20 @@ pub fn destroy(instance: &Instance, container: Container, claim: Claim, init: Op
 /// its files and its address.
 fn kill(instance: &Instance, id: &Id, init: Option<&OwnedFd>) -> Result<(), Error> {
     let step = || format!("kill the init of {id}");
-    let hierarchies = quilt_cgroup::hierarchies(instance, id)?;
+    let place = quilt_cgroup::Place::find(instance, id)?;
     if let Some(init) = init {
         // In case it is in no cgroup of ours.
         let _ = sys::pidfd_send_signal(init.as_fd(), Signal::SIGKILL);
     }
     let mut again = LATECOMERS;
     loop {
-        leaf::kill_all(&hierarchies, KILL_LIMIT)?;
+        leaf::kill_all(&place.hierarchies, KILL_LIMIT)?;
         if let Some(init) = init
             && !wait_gone(init, KILL_LIMIT).step(step)?
         {
             return Err(Error::new(Code::Timeout, step(), "it still lives"));
         }
-        match leaf::remove_all(&hierarchies) {
+        match place.remove() {
             // An exec that was under way has come in after the kill (with the host's pid namespace it can).
             Err(e) if e.code == Code::Busy && again > 0 => again -= 1,
             done => return done,

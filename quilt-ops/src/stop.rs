@@ -121,7 +121,7 @@ pub fn kill(instance: &Instance, id: &Id, signal: Signal) -> anyhow::Result<()> 
     sys::pidfd_send_signal(init.as_fd(), signal).step(|| format!("send {signal} to the init of {id}"))?;
     if signal == Signal::SIGKILL {
         // With a pid namespace of its own that was all; with the host's, the others are still there.
-        leaf::kill_all(&quilt_cgroup::hierarchies(instance, id)?, KILL_LIMIT)?;
+        leaf::kill_all(&quilt_cgroup::Place::find(instance, id)?.hierarchies, KILL_LIMIT)?;
     }
     Ok(())
 }

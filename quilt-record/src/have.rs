@@ -74,9 +74,13 @@ pub struct Cgroup {
     pub version: String,
     /// Every hierarchy that the container has a directory in.
     pub hierarchies: Vec<Hierarchy>,
+    /// What could not be done on this host and is no failure, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
 }
 
-/// One directory of a container: it carries the limits and never a process; those are in `init` and `x-N` below it.
+/// One directory of a container, which carries the limits. Its processes are in `init` and `x-N` below it in one hierarchy
+/// ([`crate::leaf::judge`]), and in the directory itself in the others, which are v1's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
     /// 1 or 2.

@@ -93,7 +93,11 @@ impl Leaf {
     /// Opens a leaf that is there; `not_found` if it is not.
     pub fn open(hierarchies: &[Hierarchy], name: &str) -> Result<Leaf, Error> {
         let Some(judge) = judge(hierarchies) else {
-            return Err(Error::new(Code::Invalid, format!("open the cgroup {name}"), "the container is in no hierarchy"));
+            return Err(Error::new(
+                Code::Invalid,
+                format!("open the cgroup {name}"),
+                "the container is in no hierarchy",
+            ));
         };
         let home = Part::open(judge.version, &judge.path.join(name))?;
         let others = hierarchies.iter().filter(|h| h.version == 1 && h.path != judge.path);

@@ -399,6 +399,14 @@ pub fn set_xattr_at(path: &CStr, name: &CStr, value: &[u8]) -> io::Result<()> {
     check(r.into()).map(drop)
 }
 
+/// Whether what stands at `path` has an extended attribute of just this value (getxattr(2)).
+pub fn has_xattr(path: &CStr, name: &CStr, value: &[u8]) -> bool {
+    let mut found = [0u8; 16];
+    // SAFETY: both names are NUL-terminated, and the kernel writes at most the length that is given.
+    let r = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), found.as_mut_ptr().cast(), found.len()) };
+    usize::try_from(r).is_ok_and(|length| found[..length] == *value)
+}
+
 /// Removes an extended attribute of the open file or directory (fremovexattr(2)).
 pub fn remove_xattr(file: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: the name lives through the call.

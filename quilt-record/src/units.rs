@@ -75,6 +75,52 @@ impl fmt::Display for Size {
 
 as_text!(Size);
 
+/// A limit that can be lifted: a value, or `max`, the kernel's word for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit<T> {
+    /// No limit.
+    Max,
+    /// This much.
+    Of(T),
+}
+
+impl<T> Limit<T> {
+    /// The value; `None` for `max`.
+    pub fn value(self) -> Option<T> {
+        match self {
+            Limit::Max => None,
+            Limit::Of(value) => Some(value),
+        }
+    }
+}
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for Limit<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Limit<T>, String> {
+        if text == "max" { Ok(Limit::Max) } else { text.parse().map(Limit::Of).map_err(|e: T::Err| e.to_string()) }
+    }
+}
+
+impl<T: Serialize> Serialize for Limit<T> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Limit::Max => s.serialize_str("max"),
+            Limit::Of(value) => value.serialize(s),
+        }
+    }
+}
+
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Limit<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Limit<T>, D::Error> {
+        let value = serde_json::Value::deserialize(d)?;
+        if value == "max" {
+            return Ok(Limit::Max);
+        }
+        serde_json::from_value(value).map(Limit::Of).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A duration with its unit: `250ms`, `30s`, `2m`, `1h30m`. A bare number is an error that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quilt_record::units::{Size, Timeout};
+use quilt_record::units::{Limit, Size, Timeout};
 use quilt_record::{Code, Error, Record};
 
 use crate::spec::{Refusal, Spec};
@@ -57,7 +57,7 @@ impl ContainerBuilder {
 
     /// The most memory that it may use.
     pub fn memory(mut self, limit: Size) -> Self {
-        self.spec.cgroup.memory = Some(limit);
+        self.spec.cgroup.memory = Some(Limit::Of(limit));
         self
     }
 
@@ -69,13 +69,13 @@ impl ContainerBuilder {
 
     /// The most processors that it may use at a time.
     pub fn cpus(mut self, processors: f64) -> Self {
-        self.spec.cgroup.cpus = Some(processors);
+        self.spec.cgroup.cpus = Some(Limit::Of(processors));
         self
     }
 
     /// The most processes and threads that it may have.
     pub fn pids(mut self, limit: u64) -> Self {
-        self.spec.cgroup.pids = Some(limit);
+        self.spec.cgroup.pids = Some(Limit::Of(limit));
         self
     }
 
