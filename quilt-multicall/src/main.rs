@@ -37,6 +37,7 @@ programs! {
     spec "quilt-spec" "../../quilt-spec/src/main.rs"
     stop "quilt-stop" "../../quilt-ops/src/bin/quilt-stop.rs"
     unpack "quilt-unpack" "../../quilt-unpack/src/main.rs"
+    update "quilt-update" "../../quilt-ops/src/bin/quilt-update.rs"
     version "quilt-version" "../../quilt-ops/src/bin/quilt-version.rs"
     wait "quilt-wait" "../../quilt-ops/src/bin/quilt-wait.rs"
 }

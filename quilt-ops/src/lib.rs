@@ -18,4 +18,5 @@ pub mod remove;
 pub mod rest;
 pub mod state;
 pub mod stop;
+pub mod update;
 pub mod wait;

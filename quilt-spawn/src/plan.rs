@@ -307,10 +307,7 @@ exec quilt-init -- make test";
         input.want = Want { pid: Some(Pid::Host), ..Want::default() };
         (input.net, input.tools) = (None, None);
         let lines: Vec<String> = plan(&input).iter().map(Step::to_string).collect();
-        assert_eq!(
-            lines[2],
-            "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0"
-        );
+        assert_eq!(lines[2], "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0");
         assert!(!lines.iter().any(|line| line.starts_with("setns") || line.contains("/q/c/log")));
         assert_eq!(lines.last().map(String::as_str), Some("exec quilt-init"));
     }
