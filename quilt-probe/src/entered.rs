@@ -148,7 +148,9 @@ impl Entered {
         for hierarchy in &target.cgroup.hierarchies {
             let leaf = (judge == Some(&hierarchy.path)).then(|| hierarchy.path.join(self.running.leaf.name()));
             let cgroup = leaf.as_ref().unwrap_or(&hierarchy.path);
-            if !is_in(&cgroups, &hierarchy.controllers, cgroup) {
+            // The line of the v2 tree names no controllers, whatever it has.
+            let controllers = if hierarchy.version == 2 { "" } else { &hierarchy.controllers };
+            if !is_in(&cgroups, controllers, cgroup) {
                 return Err(no(format!("a command is not in the cgroup {}", cgroup.display())));
             }
         }
