@@ -140,18 +140,11 @@ impl Settings {
     /// A list of CPUs or nodes. What the parent does not have is refused: v2 takes it in silence, and gives others.
     fn list(&mut self, file: &'static str, list: &Numbers, version: u8, parent: &Path) -> Result<(), Error> {
         // v2: empty is the parent's. v1: what a cgroup has is always written out.
-        let given = parent.join(if version == 1 { file.to_owned() } else { format!("{file}.effective") });
         if version == 2 && *list == Numbers::All {
             self.put(file, "\n".to_owned());
             return Ok(());
         }
-        let text = match fs::read_to_string(&given) {
-            Ok(text) => text,
-            // The first container: the parent will have what the machine has.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(e).step(|| format!("read {}", given.display())),
-        };
-        let text = if text.trim().is_empty() { online(file)? } else { text };
+        let text = given(&if version == 1 { file.to_owned() } else { format!("{file}.effective") }, &parent.join("x"))?;
         let has: Numbers = text.parse().map_err(|e: String| Error::new(Code::Io, "find the CPUs", e))?;
         if let Some(missing) = list.missing_in(&has) {
             let flag = if file == "cpuset.cpus" { "cpuset" } else { "cpuset-mems" };
@@ -164,13 +157,20 @@ impl Settings {
     }
 }
 
-/// What the machine has. A kernel that knows no NUMA has node 0.
-fn online(file: &str) -> Result<String, Error> {
-    let what = if file == "cpuset.cpus" { "cpu" } else { "node" };
+/// What a cgroup gets of its parent in a file of cpuset's: what the nearest one above has that is there, else what the
+/// machine has. (A kernel that knows no NUMA has node 0.)
+pub(crate) fn given(file: &str, cgroup: &Path) -> Result<String, Error> {
+    let set = |text: &String| !text.trim().is_empty();
+    let above = cgroup.ancestors().skip(1).find_map(|at| fs::read_to_string(at.join(file)).ok().filter(set));
+    if let Some(text) = above {
+        return Ok(text.trim().to_owned());
+    }
+    let what = if file.starts_with("cpuset.cpus") { "cpu" } else { "node" };
     let path = format!("/sys/devices/system/{what}/online");
     match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && what == "node" => Ok("0".to_owned()),
-        text => text.step(|| format!("read {path}")),
+        Err(e) => Err(e).step(|| format!("read {path}")),
     }
 }
 

@@ -13,6 +13,7 @@ use quilt_record::error::{Code, Error};
 use quilt_record::have::Hierarchy;
 
 use crate::layout::{CONTROLLERS, Layout};
+use crate::limits::given;
 use crate::parent::Parent;
 use crate::unified::Unified;
 use crate::want::Want;
@@ -44,8 +45,6 @@ pub enum Step {
         /// Whether the container can do without the controller.
         optional: bool,
     },
-    /// Write to `path` what the file of that name in the cgroup above has.
-    Inherit(PathBuf),
 }
 
 impl fmt::Display for Step {
@@ -56,7 +55,6 @@ impl fmt::Display for Step {
                 write!(f, "write {} to {}", text.trim_end(), path.display())?;
                 or.iter().try_for_each(|(path, text)| write!(f, ", or {text} to {}", path.display()))
             }
-            Step::Inherit(path) => write!(f, "copy to {} from the cgroup above", path.display()),
         }
     }
 }
@@ -75,12 +73,6 @@ impl Step {
                 }
                 (written, _) => written.map_err(|e| self.explain(controller, e)),
             },
-            Step::Inherit(path) => {
-                let file = path.file_name().unwrap_or_default();
-                let above = path.ancestors().nth(2).unwrap_or(path).join(file);
-                let copied = fs::read_to_string(above).and_then(|text| write(path, text.trim_end()));
-                copied.map_err(|e| Error::os(self.to_string(), e))
-            }
         }
     }
 
@@ -121,9 +113,7 @@ impl Step {
 
     fn has_place(&self) -> bool {
         match self {
-            Step::Mkdir(path) | Step::Write { path, .. } | Step::Inherit(path) => {
-                path.parent().is_none_or(Path::exists)
-            }
+            Step::Mkdir(path) | Step::Write { path, .. } => path.parent().is_none_or(Path::exists),
         }
     }
 
@@ -157,7 +147,9 @@ pub fn plan(layout: &Layout, unified: Option<&Unified>, parent: &Parent, id: &Id
                 steps.push(set(cgroup.join("memory.use_hierarchy"), "1", "memory"));
             }
             if has("cpuset") && !inherited(&cgroup) {
-                steps.extend(["cpuset.cpus", "cpuset.mems"].map(|file| Step::Inherit(cgroup.join(file))));
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    steps.push(set(cgroup.join(file), &given(file, &cgroup)?, "cpuset"));
+                }
                 steps.push(set(cgroup.join(CLONE_CHILDREN), "1", "cpuset"));
             }
         }
@@ -272,8 +264,8 @@ mod tests {
                 "mkdir /c/cpu,cpuacct/quilt",
                 "mkdir /c/cpu,cpuacct/quilt/web",
                 "mkdir /c/cpuset/quilt",
-                "copy to /c/cpuset/quilt/cpuset.cpus from the cgroup above",
-                "copy to /c/cpuset/quilt/cpuset.mems from the cgroup above",
+                &format!("write {} to /c/cpuset/quilt/cpuset.cpus", given("cpuset.cpus", "/c".as_ref())?),
+                &format!("write {} to /c/cpuset/quilt/cpuset.mems", given("cpuset.mems", "/c".as_ref())?),
                 "write 1 to /c/cpuset/quilt/cgroup.clone_children",
                 "mkdir /c/cpuset/quilt/web",
                 "mkdir /c/pids/quilt",
