@@ -139,11 +139,7 @@ impl Settings {
 
     /// A list of CPUs or nodes. What the parent does not have is refused: v2 takes it in silence, and gives others.
     fn list(&mut self, file: &'static str, list: &Numbers, version: u8, parent: &Path) -> Result<(), Error> {
-        // v2: empty is the parent's. v1: what a cgroup has is always written out.
-        if version == 2 && *list == Numbers::All {
-            self.put(file, "\n".to_owned());
-            return Ok(());
-        }
+        // `all` is written out: v2 takes an empty list for that, but not from a cgroup that has processes and had a list.
         let text = given(&if version == 1 { file.to_owned() } else { format!("{file}.effective") }, &parent.join("x"))?;
         let has: Numbers = text.parse().map_err(|e: String| Error::new(Code::Io, "find the CPUs", e))?;
         if let Some(missing) = list.missing_in(&has) {
