@@ -1,11 +1,14 @@
 //! quilt-exec: what the command gets, what its caller gets back, and that nothing of it stays.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use quilt_record::have::Hierarchy;
+use quilt_record::leaf;
 
 use crate::harness::inventory::processes;
-use crate::harness::{Run, World, eventually};
+use crate::harness::{Run, World, bin, eventually, repo};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,6 +26,42 @@ fn running(name: &str) -> usize {
         String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == name
     };
     processes().iter().filter(|p| matches(p.pid)).count()
+}
+
+/// Docker's seccomp filter, for one, hides clone3(2): then a command is not born in its cgroup, but goes there.
+#[test]
+fn a_sandbox_without_clone3_is_no_hindrance() {
+    let world = World::new("clone3");
+    let image = crate::harness::images::busybox().display().to_string();
+    let log = |name: &str| world.path(name).display().to_string();
+    let hidden = |program: PathBuf, args: &[&str]| {
+        let log = log(&program.file_name().unwrap().to_string_lossy());
+        let program = program.display().to_string();
+        let inject = ["-f", "-qqq", "-e", "signal=none", "-e", "trace=clone3", "-e", "inject=clone3:error=ENOSYS"];
+        world.run("strace", &[&inject[..], &["-o", &log, &program], args].concat())
+    };
+    // Init is traced, too: nobody waits for strace.
+    let create = hidden(repo().join("scripts/quilt"), &["create", &image, "--name", "box"]).start();
+    assert!(eventually(Duration::from_secs(20), || world.root.join("containers/box/probe.json").exists()));
+    let exec = hidden(bin().join("quilt-exec"), &["box", "sh", "-c", "echo in; exec sleep 60"]).start();
+    let record = world.quilt(&["inspect", "box"]).ok().record();
+    let hierarchies: Vec<Hierarchy> = serde_json::from_value(record["cgroup"]["have"]["hierarchies"].clone()).unwrap();
+    let judge = leaf::judge(&hierarchies).unwrap();
+    let leaf = || {
+        let leaves = leaf::list(&hierarchies).unwrap();
+        let name = leaves.iter().find(|name| name.starts_with("x-"))?;
+        let procs = std::fs::read_to_string(judge.path.join(name).join("cgroup.procs")).ok()?;
+        procs.trim().parse::<i32>().ok()
+    };
+    assert!(eventually(Duration::from_secs(10), || leaf().is_some()));
+    let init = std::fs::read_to_string(judge.path.join("init/cgroup.procs")).unwrap();
+    assert_eq!(init.trim(), world.init("box").to_string());
+    for program in ["quilt", "quilt-exec"] {
+        let calls = std::fs::read_to_string(log(program)).unwrap();
+        assert!(calls.contains("clone3(") && calls.lines().all(|call| call.ends_with("(INJECTED)")), "{calls}");
+    }
+    world.quilt(&["rm", "-f", "box"]).ok();
+    assert_eq!((exec.finish().status, create.finish().status), (137, 0));
 }
 
 #[test]
