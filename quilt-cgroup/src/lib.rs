@@ -7,7 +7,7 @@
 //! The one hard thing is to find out cheaply where the controllers are: each may be on a v1 hierarchy of its own, share
 //! one with another, or be on the v2 tree, which on a hybrid host often has none (`layout.rs`), and which hands them down
 //! from cgroup to cgroup, each of which may be somebody else's (`parent.rs`, `unified.rs`). What is done about it is a
-//! pure plan (`plan.rs`), which a dry run prints.
+//! pure plan (`plan.rs`, `step.rs`), which a dry run prints.
 
 mod io;
 mod layout;
@@ -15,6 +15,7 @@ mod limits;
 mod numbers;
 mod parent;
 mod plan;
+mod step;
 mod unified;
 mod update;
 mod want;
@@ -34,7 +35,8 @@ pub use io::IoMax;
 pub use layout::Layout;
 pub use numbers::Numbers;
 pub use parent::Parent;
-pub use plan::{Plan, Step, plan};
+pub use plan::{Plan, plan};
+pub use step::Step;
 pub use unified::Unified;
 pub use update::update;
 pub use want::Want;

@@ -1,12 +1,8 @@
-//! What will be done, in order; and doing it.
+//! What will be done, in order.
 
-use std::fmt;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::sys::utsname::uname;
 use quilt_record::Id;
 use quilt_record::error::{Code, Error};
@@ -15,6 +11,7 @@ use quilt_record::have::Hierarchy;
 use crate::layout::{CONTROLLERS, Layout};
 use crate::limits::given;
 use crate::parent::Parent;
+use crate::step::Step;
 use crate::unified::Unified;
 use crate::want::Want;
 
@@ -25,109 +22,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The container's directory in each hierarchy.
     pub hierarchies: Vec<Hierarchy>,
-}
-
-/// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Make a directory. One that is there is as good: the parent of all is shared, the container's own is the claim's.
-    Mkdir(PathBuf),
-    /// Write `text` to `path`, for the sake of `controller`.
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What is written.
-        text: String,
-        /// The controller it belongs to.
-        controller: String,
-        /// What is written instead where there is no such file.
-        or: Option<(PathBuf, String)>,
-        /// Whether the container can do without the controller.
-        optional: bool,
-    },
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Step::Mkdir(path) => write!(f, "mkdir {}", path.display()),
-            Step::Write { path, text, or, .. } => {
-                write!(f, "write {} to {}", text.trim_end(), path.display())?;
-                or.iter().try_for_each(|(path, text)| write!(f, ", or {text} to {}", path.display()))
-            }
-        }
-    }
-}
-
-impl Step {
-    /// Does it.
-    pub fn execute(&self) -> Result<(), Error> {
-        match self {
-            Step::Mkdir(path) => match DirBuilder::new().mode(0o755).create(path) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-                other => other.map_err(|e| Error::os(self.to_string(), e)),
-            },
-            Step::Write { path, text, controller, or, .. } => match (write(path, text), or) {
-                (Err(e), Some((path, text))) if e.kind() == ErrorKind::NotFound => {
-                    write(path, text).map_err(|e| self.explain(controller, e))
-                }
-                (written, _) => written.map_err(|e| self.explain(controller, e)),
-            },
-        }
-    }
-
-    fn explain(&self, controller: &str, error: std::io::Error) -> Error {
-        let plain = Error::os(self.to_string(), error);
-        let file = match self {
-            Step::Write { path, .. } => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
-            _ => "",
-        };
-        let enabling = file == "cgroup.subtree_control";
-        let (code, message) = match plain.errno.map(Errno::from_raw) {
-            Some(Errno::EBUSY) if enabling => (
-                Code::Unsupported,
-                format!("the {controller} controller cannot be passed on: there are processes in that cgroup"),
-            ),
-            // The cgroup was removed meanwhile.
-            Some(Errno::ENOENT | Errno::ENODEV) if enabling && !self.has_place() => (Code::NotFound, plain.message),
-            // EINVAL and ENOENT: the cgroup above does not pass it on to this one.
-            Some(Errno::EINVAL | Errno::ENOENT | Errno::EOPNOTSUPP) if enabling => {
-                (Code::Unsupported, format!("the {controller} controller cannot be had here: {}", plain.message))
-            }
-            _ if enabling => (plain.code, format!("enable the {controller} controller: {}", plain.message)),
-            // EACCES: cgroup file systems let nobody make a file.
-            Some(Errno::ENOENT | Errno::EACCES | Errno::EPERM | Errno::EOPNOTSUPP) => {
-                (Code::Unsupported, format!("the {controller} controller of this kernel has no such limit"))
-            }
-            Some(Errno::ENODEV) if controller == "io" => {
-                let message = "no such disk: a partition has no limits of its own, name the whole disk";
-                (Code::NotFound, message.to_owned())
-            }
-            Some(Errno::EBUSY) if controller == "memory" => {
-                (Code::Busy, "the container uses more than that, and cannot give it back".to_owned())
-            }
-            _ => return plain,
-        };
-        Error { code, message, ..plain }
-    }
-
-    fn has_place(&self) -> bool {
-        match self {
-            Step::Mkdir(path) | Step::Write { path, .. } => path.parent().is_none_or(Path::exists),
-        }
-    }
-
-    /// The controller that the container goes without if this cannot be done.
-    pub(crate) fn dispensable(&self) -> Option<&str> {
-        match self {
-            Step::Write { controller, optional: true, .. } => Some(controller),
-            _ => None,
-        }
-    }
-}
-
-pub(crate) fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()))
 }
 
 /// The plan for the container `id` below `parent`. `unified` is the v2 tree, if there is one.

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::layout::Layout;
 use crate::parent::Parent;
-use crate::plan::{Step, limits, plan, write};
+use crate::plan::{limits, plan};
+use crate::step::{Step, write};
 use crate::want::Want;
 use crate::{execute, look};
 
