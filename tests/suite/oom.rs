@@ -1,8 +1,10 @@
 //! A container that runs out of memory: who is killed, and who is told.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::harness::World;
+use crate::harness::{World, eventually};
 
 const SAID: &str = "quilt-exec: the kernel killed a process of the container for lack of memory (oom_kill)\n";
 
@@ -63,4 +65,21 @@ fn a_health_check_that_takes_too_much_is_told() {
     let out = world.quilt(&args);
     out.failed("quilt-probe", "not_ready");
     assert!(out.stderr.contains("for lack of memory (oom_kill)"), "{out:?}");
+}
+
+#[test]
+fn a_container_that_ended_of_it_says_so() {
+    let world = World::new("ended");
+    // It waits until it is told, so that it is ready first.
+    let command = ["--", "sh", "-c", "until [ -e /go ]; do sleep 0.05; done; exec tail /dev/zero"];
+    world.create("box", &[&["--memory", "32", "--swap", "0"], &command[..]].concat());
+    world.exec("box", &["touch", "/go"]);
+    assert!(eventually(Duration::from_secs(20), || world.quilt(&["ls", "--quiet", "--running"]).stdout.is_empty()));
+    let out = world.quilt(&["probe", "box"]);
+    out.failed("quilt-probe", "not_ready");
+    assert!(out.stderr.contains("init has ended, with exit status 137"), "{out:?}");
+    assert!(
+        out.stderr.contains("the kernel killed a process of the container for lack of memory (oom_kill)"),
+        "{out:?}"
+    );
 }
