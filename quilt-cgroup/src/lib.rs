@@ -124,7 +124,14 @@ fn version(hierarchies: &[Hierarchy]) -> &'static str {
 fn undo(instance: &Instance, id: &Id, _: Claim) -> anyhow::Result<()> {
     let place = Place::find(instance, id)?;
     leaf::kill_all(&place.hierarchies, KILL_LIMIT)?;
-    Ok(place.remove()?)
+    match place.remove() {
+        // Somebody is in one of them, but in none of the leaves.
+        Err(e) if e.code == Code::Busy => {
+            leaf::kill_strays(&place.hierarchies, KILL_LIMIT)?;
+            Ok(place.remove()?)
+        }
+        removed => Ok(removed?),
+    }
 }
 
 /// Where a container's cgroups are or would be, by name: for whoever takes back without trusting a record.

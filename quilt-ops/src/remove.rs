@@ -153,7 +153,10 @@ fn kill(instance: &Instance, id: &Id, init: Option<&OwnedFd>) -> Result<(), Erro
         }
         match place.remove() {
             // An exec that was under way has come in after the kill (with the host's pid namespace it can).
-            Err(e) if e.code == Code::Busy && again > 0 => again -= 1,
+            Err(e) if e.code == Code::Busy && again > 0 => {
+                again -= 1;
+                leaf::kill_strays(&place.hierarchies, KILL_LIMIT)?;
+            }
             done => return done,
         }
     }

@@ -8,6 +8,7 @@
 //! (8-24 ms): on v2 the child is born inside (CLONE_INTO_CGROUP), on v1 it writes `0` to `tasks` as its first deed,
 //! through descriptors that were opened for it.
 
+mod freeze;
 mod kill;
 mod tree;
 
@@ -25,7 +26,8 @@ use crate::error::{Code, Error, Step};
 use crate::have::Hierarchy;
 use crate::sys;
 
-pub use kill::kill_all;
+pub use freeze::{is_paused, pause, unpause};
+pub use kill::{kill_all, kill_all_by_freezing, kill_strays};
 pub use tree::{list, remove_all};
 
 /// The pid that a numbered leaf's maker had is its number modulo this (the kernel's PID_MAX_LIMIT, `threads.h`).

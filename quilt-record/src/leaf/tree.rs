@@ -10,18 +10,22 @@ use std::time::{Duration, Instant};
 use nix::dir::{Dir as Entries, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sched::sched_yield;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, read, unlinkat, write};
 
-use super::kill::settle;
+use super::kill::{rest, settle};
 use crate::error::{Code, Error, Step};
 use crate::have::Hierarchy;
 
 /// How deep cgroups below a leaf are followed; each level holds a descriptor.
-const DEPTH: u32 = 200;
+pub(super) const DEPTH: u32 = 200;
 
 /// How long the removal waits for processes that are past everything but their own end.
 const DYING: Duration = Duration::from_millis(500);
+
+/// The first wait for them where there is no event; each after it is twice as long.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// A cgroup directory, open.
 #[derive(Debug)]
@@ -63,34 +67,29 @@ impl Dir {
         }
     }
 
-    /// Every process in it and below it.
+    /// Every process in it and below it, sorted.
     pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
         collect(self.fd.as_fd(), &mut pids, DEPTH)
             .step(|| format!("list the processes of the cgroup {}", self.path.display()))?;
+        pids.sort_unstable();
+        pids.dedup();
         Ok(pids)
     }
 
     /// Writes to one of its files; false if there is no such file, or the directory was removed.
     pub(super) fn write(&self, file: &str, text: &str) -> Result<bool, Error> {
-        let step = || format!("write {text} to {}", self.path.join(file).display());
-        match openat(&self.fd, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
-            Ok(fd) => match write(&fd, text.as_bytes()) {
-                Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
-                written => written.map(|_| true).step(step),
-            },
-            Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
-            Err(e) => Err(Error::os(step(), e)),
-        }
+        write_file(&self.fd, file, text).step(|| format!("write {text} to {}", self.path.join(file).display()))
     }
+}
 
-    /// Holds everything in it still, so that nothing forks faster than it is killed; false if this hierarchy cannot.
-    pub(super) fn freeze(&self, on: bool) -> Result<bool, Error> {
-        match (self.version, on) {
-            (1, true) => self.write("freezer.state", "FROZEN"),
-            (1, false) => self.write("freezer.state", "THAWED"),
-            (_, on) => self.write("cgroup.freeze", if on { "1" } else { "0" }),
-        }
+/// Writes to a file of a cgroup; false if there is no such file, or the directory was removed.
+pub(super) fn write_file(dir: &OwnedFd, file: &str, text: &str) -> nix::Result<bool> {
+    let written =
+        openat(dir, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).and_then(|fd| write(&fd, text.as_bytes()));
+    match written {
+        Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
+        written => written.map(|_| true),
     }
 }
 
@@ -111,23 +110,25 @@ pub(super) fn remove(version: u8, path: &Path) -> Result<bool, Error> {
     if rmdir()? {
         return Ok(true);
     }
-    if !dir.pids()?.is_empty() {
-        return Ok(false);
-    }
-    // Nobody is listed, but somebody counts: a process that is past its exit but not yet off its last CPU.
     let deadline = Instant::now() + DYING;
-    if version == 2 {
-        settle(&dir, deadline)?;
-        remove_below(dir.fd.as_fd(), DEPTH).step(step)?;
-        return rmdir();
-    }
-    // v1 has no event for it; such a process needs nothing but the CPU that it is about to leave.
-    while Instant::now() < deadline {
-        let _ = nix::sched::sched_yield();
+    let mut pause = MOMENT;
+    while dir.pids()?.is_empty() {
+        // Nobody is listed, but somebody counts: a process that is past its exit but not yet off its last CPU.
+        // v1 has no event for it, but such a process needs nothing but the CPU that it is about to leave.
+        if version == 2 {
+            settle(&dir, deadline)?;
+        } else {
+            let _ = sched_yield();
+        }
         remove_below(dir.fd.as_fd(), DEPTH).step(step)?;
         if rmdir()? {
             return Ok(true);
         }
+        if Instant::now() >= deadline {
+            break;
+        }
+        rest(deadline.min(Instant::now() + pause))?;
+        pause *= 2;
     }
     Ok(false)
 }
@@ -152,9 +153,10 @@ fn collect(dir: BorrowedFd<'_>, pids: &mut Vec<i32>, depth: u32) -> nix::Result<
     match openat(dir, "cgroup.procs", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).and_then(|fd| slurp(&fd)) {
         // 0: a process of a pid namespace that the caller is not above of.
         Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0)),
-        // Removed meanwhile; or a threaded v2 cgroup, whose processes are listed further up.
+        // Removed meanwhile.
         Err(Errno::ENOENT | Errno::ENODEV) => return Ok(()),
-        Err(Errno::EOPNOTSUPP) => {}
+        // A threaded v2 cgroup: its processes are listed further up, which may be above where the listing began.
+        Err(Errno::EOPNOTSUPP) => pids.extend(threaded(dir).unwrap_or_default()),
         Err(e) => return Err(e),
     }
     if depth == 0 {
@@ -170,6 +172,16 @@ fn collect(dir: BorrowedFd<'_>, pids: &mut Vec<i32>, depth: u32) -> nix::Result<
     Ok(())
 }
 
+/// The processes that have a thread in a threaded cgroup.
+fn threaded(dir: BorrowedFd<'_>) -> nix::Result<Vec<i32>> {
+    let threads = openat(dir, "cgroup.threads", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    let process = |thread: &str| -> Option<i32> {
+        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+    };
+    Ok(slurp(&threads?)?.lines().filter_map(process).filter(|pid| *pid > 0).collect())
+}
+
 fn slurp(fd: &OwnedFd) -> nix::Result<String> {
     let (mut text, mut buffer) = (Vec::new(), [0u8; 4096]);
     loop {
@@ -181,7 +193,7 @@ fn slurp(fd: &OwnedFd) -> nix::Result<String> {
 }
 
 /// The names of the cgroups right below.
-fn below(dir: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
+pub(super) fn below(dir: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
     let mut entries = Entries::from_fd(open_dir(dir, ".")?)?;
     let mut names = Vec::new();
     for entry in entries.iter() {
@@ -197,7 +209,7 @@ fn below(dir: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
     Ok(names)
 }
 
-fn open_dir<P: nix::NixPath + ?Sized>(at: BorrowedFd<'_>, path: &P) -> nix::Result<OwnedFd> {
+pub(super) fn open_dir<P: nix::NixPath + ?Sized>(at: BorrowedFd<'_>, path: &P) -> nix::Result<OwnedFd> {
     openat(at, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
 }
 
