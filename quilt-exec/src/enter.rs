@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use nix::sys::termios::Termios;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -20,6 +21,12 @@ use quilt_record::{Code, Error, Step, sys};
 use crate::child::{Words, child, explain};
 use crate::guard::{guard, introduced};
 use crate::target::{Target, not_running};
+
+/// How long nothing is heard of a child before it is asked why, in milliseconds: a thousand times as long as it takes.
+const UNHEARD_OF: u16 = 1000;
+
+/// How long such a child may take to die.
+const KILL: Duration = Duration::from_secs(10);
 
 /// A program to run inside.
 #[derive(Debug)]
@@ -112,6 +119,7 @@ impl Target {
             let posted = sys::fork(0, None, || guard(&leaf, theirs, terminal, program));
             let posted = posted.step(|| "start the guard")?;
             let control = UnixStream::from(control);
+            self.hear_of(&control, &leaf)?;
             Ok((introduced(&control)?, posted, control, failure, go))
         };
         match made() {
@@ -121,6 +129,22 @@ impl Target {
             Err(error) => {
                 let _ = leaf.remove();
                 Err(self.unless_ended(error))
+            }
+        }
+    }
+
+    /// Waits until the guard has something to say. A child that met a pause on its way in stands still: then it is killed,
+    /// and this fails as if the pause had been first.
+    fn hear_of(&self, control: &UnixStream, leaf: &Leaf) -> Result<(), Error> {
+        loop {
+            match poll(&mut [PollFd::new(control.as_fd(), PollFlags::POLLIN)], UNHEARD_OF) {
+                Ok(0) => {}
+                Err(Errno::EINTR) => continue,
+                _ => return Ok(()),
+            }
+            if let Err(paused) = self.refuse_paused() {
+                leaf.kill(KILL)?;
+                return Err(paused);
             }
         }
     }

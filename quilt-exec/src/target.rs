@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use quilt_record::confine::{Confine, user};
 use quilt_record::have::{Cgroup, Spawn};
 use quilt_record::process::boot_id;
-use quilt_record::{Code, Container, Error, Id, Instance, Record, Step};
+use quilt_record::{Code, Container, Error, Id, Instance, Record, Step, leaf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -51,15 +51,17 @@ pub struct Target {
 
 impl Target {
     /// Finds the container and its living init. Fails with `not_found` if there is no such container or it is not
-    /// running. From here on the calling process is not dumpable: nobody inside may look into it (CVE-2016-9962).
+    /// running, with `busy` if it is paused. From here on the calling process is not dumpable: nobody inside may look into it (CVE-2016-9962).
     pub fn open(instance: &Instance, id: &Id) -> Result<Target, Error> {
         let container = Container::open(instance, id)?;
         let Section { want, have } = section(&container, "spawn")?.ok_or_else(|| not_running(id))?;
         let cgroup: Option<Section<Cgroup>> = section(&container, "cgroup")?;
-        Target::new(id, want, have, cgroup.and_then(|s| s.have))
+        let target = Target::new(id, want, have, cgroup.and_then(|s| s.have))?;
+        target.refuse_paused()?;
+        Ok(target)
     }
 
-    /// The same by a record at hand.
+    /// The same by a record at hand, paused or not.
     pub fn of(id: &Id, record: &Record) -> Result<Target, Error> {
         Target::new(id, record.want("spawn")?, record.have("spawn")?, record.have("cgroup")?)
     }
@@ -72,6 +74,20 @@ impl Target {
         let pidfd = spawn.init.open().step(|| format!("look at the init of {id}"))?.ok_or_else(stopped)?;
         let own_home = want.env.iter().any(|e| e == "HOME" || e.starts_with("HOME="));
         Ok(Target { id: id.clone(), spawn, cgroup, pidfd, user: want.user, workdir: want.workdir, own_home })
+    }
+
+    /// Fails with `busy` if the container is paused: whatever entered it would stand still with the rest of it.
+    pub fn refuse_paused(&self) -> Result<(), Error> {
+        match leaf::is_paused(&self.cgroup.hierarchies) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let id = &self.id;
+                let paused = Error::new(Code::Busy, "", format!("the container {id} is paused: `quilt unpause {id}`"));
+                // Where there is no cgroup.kill, it stands still while it is killed.
+                Err(self.unless_ended(paused))
+            }
+            Err(error) => Err(self.unless_ended(error)),
+        }
     }
 
     /// The namespaces to enter: those that were made for the container; a private pid namespace apart.

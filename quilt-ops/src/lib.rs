@@ -1,4 +1,4 @@
-//! The operator's verbs, one small program each: rm, stop, kill, ls, inspect, wait, logs, gc, version, help. What they
+//! The operator's verbs, one small program each: rm, stop, kill, pause, ls, inspect, wait, logs, gc, version, help. What they
 //! share is here; a program in `bin/` parses, calls, reports.
 //!
 //! Nothing here creates. What it takes back it finds by name, in the directories and in the kernel, and asks the record
@@ -13,6 +13,7 @@ pub mod list;
 pub mod logs;
 pub mod network;
 pub mod output;
+pub mod pause;
 pub mod purge;
 pub mod remove;
 pub mod rest;

@@ -8,7 +8,7 @@ use crate::state::{Status, Summary, look};
 /// Which containers to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only those in this state.
+    /// Only those in this state; a paused one runs.
     pub status: Option<Status>,
     /// Only those that have all of these labels.
     pub labels: Vec<Label>,
@@ -32,7 +32,8 @@ impl FromStr for Label {
 
 impl Filter {
     fn takes(&self, summary: &Summary) -> bool {
-        self.status.is_none_or(|status| status == summary.status)
+        let paused = summary.status == Status::Paused;
+        self.status.is_none_or(|status| status == summary.status || (status == Status::Running && paused))
             && self.labels.iter().all(|label| match (summary.labels.get(&label.key), &label.value) {
                 (Some(has), Some(value)) => has.as_str() == Some(value),
                 (has, None) => has.is_some(),
@@ -118,6 +119,17 @@ mod tests {
             let labels = labels.iter().map(|l| l.parse()).collect::<Result<_, _>>()?;
             assert_eq!(Filter { status: None, labels }.takes(&web), expected);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_paused_one_runs() -> Result<(), String> {
+        let takes = |asked, status| {
+            let summary = summary("web", status, &[])?;
+            Ok::<bool, String>(Filter { status: Some(asked), labels: Vec::new() }.takes(&summary))
+        };
+        assert!(takes(Status::Running, Status::Paused)? && takes(Status::Running, Status::Running)?);
+        assert!(!takes(Status::Stopped, Status::Paused)? && !takes(Status::Running, Status::Stopped)?);
         Ok(())
     }
 }

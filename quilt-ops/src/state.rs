@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use quilt_record::claim::Work;
-use quilt_record::have::{Netns, Spawn};
-use quilt_record::{Code, Container, Error, Id, Instance, Record, Step};
+use quilt_record::have::{Cgroup, Hierarchy, Netns, Spawn};
+use quilt_record::{Code, Container, Error, Id, Instance, Record, Step, leaf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 pub enum Status {
     /// Its init lives.
     Running,
+    /// Its init lives, and is held still (`quilt unpause`).
+    Paused,
     /// It could be started.
     Stopped,
     /// A create or start is at work on it.
@@ -27,6 +29,7 @@ impl Status {
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Running => "running",
+            Status::Paused => "paused",
             Status::Stopped => "stopped",
             Status::Creating => "creating",
             Status::Broken => "broken",
@@ -56,6 +59,11 @@ pub fn spawned(container: &Container) -> Option<Spawn> {
 /// What netns did.
 pub fn network(container: &Container) -> Option<Netns> {
     have(container, "netns")
+}
+
+/// Its cgroups, where it has any.
+pub fn hierarchies(container: &Container) -> Vec<Hierarchy> {
+    have::<Cgroup>(container, "cgroup").map(|cgroup| cgroup.hierarchies).unwrap_or_default()
 }
 
 fn have<H: serde::de::DeserializeOwned>(container: &Container, stage: &str) -> Option<H> {
@@ -102,7 +110,11 @@ pub fn look(instance: &Instance, id: &Id) -> Result<(Summary, Result<Record, Err
     let Ok(known) = &record else { return Ok((summary, record)) };
     let alive = spawned(&container).filter(|spawn| spawn.init.alive());
     summary.status = match container.holder().map(|holder| holder.work) {
-        Ok(Work::Settled) if alive.is_some() => Status::Running,
+        Ok(Work::Settled) if alive.is_some() => {
+            let cgroup: Option<Cgroup> = known.have("cgroup").unwrap_or_default();
+            let paused = cgroup.is_some_and(|cgroup| leaf::is_paused(&cgroup.hierarchies).unwrap_or(false));
+            if paused { Status::Paused } else { Status::Running }
+        }
         Ok(Work::Settled) => Status::Stopped,
         Ok(Work::Creating(maker) | Work::Starting(maker)) if maker.alive() => Status::Creating,
         _ => Status::Broken,

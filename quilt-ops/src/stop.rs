@@ -37,6 +37,11 @@ pub fn stop(instance: &Instance, id: &Id, limit: Option<Duration>, if_dead: bool
     if let Some(pidfd) = &init {
         let limit = limit.unwrap_or_else(|| stop_timeout(&container));
         sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGTERM).step(|| format!("send SIGTERM to the init of {id}"))?;
+        // One that is paused is to act on it.
+        let hierarchies = quilt_cgroup::Place::find(instance, id)?.hierarchies;
+        if leaf::is_paused(&hierarchies)? {
+            leaf::unpause(&hierarchies)?;
+        }
         if ended(pidfd, limit)? {
             init = None;
         }
@@ -121,7 +126,12 @@ pub fn kill(instance: &Instance, id: &Id, signal: Signal) -> anyhow::Result<()> 
     sys::pidfd_send_signal(init.as_fd(), signal).step(|| format!("send {signal} to the init of {id}"))?;
     if signal == Signal::SIGKILL {
         // With a pid namespace of its own that was all; with the host's, the others are still there.
-        leaf::kill_all(&quilt_cgroup::Place::find(instance, id)?.hierarchies, KILL_LIMIT)?;
+        let hierarchies = quilt_cgroup::Place::find(instance, id)?.hierarchies;
+        leaf::kill_all(&hierarchies, KILL_LIMIT)?;
+        // What a pause left; the cgroup may be removed by now.
+        if leaf::is_paused(&hierarchies)? {
+            let _ = leaf::unpause(&hierarchies);
+        }
     }
     Ok(())
 }

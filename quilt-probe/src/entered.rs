@@ -117,7 +117,11 @@ impl Entered {
         let mut answer = [0u8; 16];
         match watch.wait(&[self.socket.as_fd()], deadline)? {
             Event::Ready(_) => {}
-            Event::Late => return Err(no(format!("no answer from inside within {}", seconds(LIMIT)))),
+            Event::Late => {
+                let paused = target.refuse_paused().err().map(|e| e.message);
+                let late = || format!("no answer from inside within {}", seconds(LIMIT));
+                return Err(no(paused.unwrap_or_else(late)));
+            }
         }
         if self.socket.read_exact(&mut answer).is_err() {
             // It ended. Either it could not start, and says why, or it was killed.

@@ -3,6 +3,7 @@
 use quilt_exec::Target;
 use quilt_record::have::Spawn;
 use quilt_record::process::{namespace, stat};
+use quilt_record::stage::in_pipeline;
 use quilt_record::{Code, Error, Id, Record};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -45,7 +46,17 @@ pub(crate) fn process(id: &Id, record: &Record, evidence: &mut Evidence) -> Resu
         }
     }
     match (Target::of(id, record), spawn) {
-        (Ok(target), _) => Ok(target),
+        // One that is being made is in nobody's hands but this create's.
+        (Ok(target), _) if in_pipeline() => Ok(target),
+        (Ok(target), _) => match target.refuse_paused() {
+            Ok(()) => Ok(target),
+            Err(e) if e.code == Code::Busy => {
+                evidence.note("paused", true);
+                Err(no(e.message))
+            }
+            Err(e) if e.code == Code::NotFound => Err(Stop::Dead),
+            Err(e) => Err(Stop::Broken(e)),
+        },
         (Err(e), Some(_)) if e.code == Code::NotFound => Err(Stop::Dead),
         (Err(e), None) if e.code == Code::NotFound => Err(no("the container has no init: it has not been started")),
         (Err(e), _) => Err(Stop::Broken(e)),

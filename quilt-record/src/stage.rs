@@ -105,6 +105,11 @@ fn pipeline() -> Option<Pid> {
     std::env::var("QUILT_PIPE").ok()?.parse().ok().map(Pid::from_raw)
 }
 
+/// Whether this process is a stage of a pipeline.
+pub fn in_pipeline() -> bool {
+    pipeline().is_some()
+}
+
 /// Readies the process to be a stage: signals blocked; in a pipeline, TERM when the wrapper dies.
 pub fn enter() -> Result<(), Error> {
     signals::block();

@@ -19,6 +19,7 @@ quilt: verified-ready Linux containers in milliseconds, without a daemon
   quilt stop NAME...           stop them; files stay         quilt inspect NAME...      all that is known
   quilt restart NAME...        stop and start                quilt probe NAME           is it ready and healthy
   quilt kill [-s SIG] NAME...  send a signal                 quilt logs [-f] NAME       output of its command
+  quilt pause NAME...          hold them still               quilt unpause NAME...      and let them go on
   quilt rm [-f] NAME...        remove; -f also what runs     quilt wait NAME...         wait for its end
 
   quilt gc [--dry-run]         clear away what killed commands have left

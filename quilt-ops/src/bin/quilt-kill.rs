@@ -10,6 +10,8 @@ use quilt_record::error::report;
 use quilt_record::signals;
 
 /// Send a signal to the init of containers, which passes it on to its command
+///
+/// A paused container gets it when it goes on (`quilt unpause`); but KILL ends it at once.
 #[derive(Parser)]
 #[command(name = "quilt-kill", version)]
 struct Cli {

@@ -29,7 +29,7 @@ struct Cli {
     #[arg(short, long)]
     quiet: bool,
 
-    /// Only those that run
+    /// Only those that run, paused ones among them
     #[arg(long, conflicts_with = "stopped")]
     running: bool,
 
