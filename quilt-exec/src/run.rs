@@ -77,8 +77,10 @@ pub fn run(
     running.release();
     let limit = attach.timeout.map(|t| t.0);
     let ended = supervise(target, &program, &running, streams, signals, limit);
-    // What the command left running keeps its leaf; what nobody watches any more is killed.
-    let left = if ended.is_ok() || running.has_ended() {
+    // What the command left running keeps its leaf; what nobody watches any more is killed. So was what ran out of time,
+    // but the guard may have come to remove the leaf before the last of it was dead.
+    let timed_out = matches!(ended, Ok(Ending::TimedOut));
+    let left = if !timed_out && (ended.is_ok() || running.has_ended()) {
         running.finish();
         Ok(())
     } else {

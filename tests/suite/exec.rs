@@ -20,7 +20,7 @@ fn world() -> World {
 }
 
 /// How many processes run `name` below this test.
-fn running(name: &str) -> usize {
+pub fn running(name: &str) -> usize {
     let matches = |pid: i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == name

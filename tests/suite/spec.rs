@@ -147,8 +147,10 @@ fn bad_flags_are_usage_errors() {
     world.quilt(&["no-such-verb"]).misused();
     world.quilt(&["icc", "destroy"]).misused();
     assert!(!world.root.join("containers").exists(), "something was done");
-    for verb in ["create", "run", "start", "exec", "rm", "stop", "ls", "inspect", "probe", "wait", "logs", "gc", "kill"]
-    {
+    for verb in [
+        "create", "run", "start", "exec", "rm", "stop", "ls", "inspect", "probe", "wait", "logs", "gc", "kill",
+        "pause", "unpause",
+    ] {
         let out = world.quilt(&[verb, "--help"]).ok();
         assert!(out.stdout.contains("Usage:") && out.stderr.is_empty(), "{out:?}");
     }

@@ -76,7 +76,7 @@ pub(super) fn kill(dir: &Dir, deadline: Instant, what: &str) -> Result<(), Error
     if kill_at_once(dir, deadline, what)? { Ok(()) } else { kill_by_freezing(dir, deadline, what) }
 }
 
-/// Kills by cgroup.kill (Linux 5.14, v2); false if there is no such file, or not for this cgroup. Whoever else empties the
+/// Kills by cgroup.kill (Linux 5.14, v2); false if there is no such file. Whoever else empties the
 /// cgroup may remove it at the same time.
 fn kill_at_once(dir: &Dir, deadline: Instant, what: &str) -> Result<bool, Error> {
     if dir.version != 2 {
@@ -84,12 +84,9 @@ fn kill_at_once(dir: &Dir, deadline: Instant, what: &str) -> Result<bool, Error>
     }
     let mut patience = PATIENCE;
     loop {
-        match dir.write("cgroup.kill", "1") {
-            // A threaded cgroup: a process cannot be killed by halves (cgroups(7)).
-            Err(e) if e.errno == Some(libc::EOPNOTSUPP) => return Ok(false),
-            Ok(false) => return Ok(false),
-            written => written?,
-        };
+        if !dir.write("cgroup.kill", "1")? {
+            return Ok(false);
+        }
         if settle(dir, deadline.min(Instant::now() + patience))? {
             return Ok(true);
         }

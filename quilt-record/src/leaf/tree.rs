@@ -155,8 +155,9 @@ fn collect(dir: BorrowedFd<'_>, pids: &mut Vec<i32>, depth: u32) -> nix::Result<
         Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0)),
         // Removed meanwhile.
         Err(Errno::ENOENT | Errno::ENODEV) => return Ok(()),
-        // A threaded v2 cgroup: its processes are listed further up, which may be above where the listing began.
-        Err(Errno::EOPNOTSUPP) => pids.extend(threaded(dir).unwrap_or_default()),
+        // A threaded v2 cgroup, whose processes are listed further up: the leaf itself, or one above it, is none, as a
+        // cgroup with processes in it cannot be made one, nor what has such a cgroup below it be made their root.
+        Err(Errno::EOPNOTSUPP) => {}
         Err(e) => return Err(e),
     }
     if depth == 0 {
@@ -170,16 +171,6 @@ fn collect(dir: BorrowedFd<'_>, pids: &mut Vec<i32>, depth: u32) -> nix::Result<
         }
     }
     Ok(())
-}
-
-/// The processes that have a thread in a threaded cgroup.
-fn threaded(dir: BorrowedFd<'_>) -> nix::Result<Vec<i32>> {
-    let threads = openat(dir, "cgroup.threads", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-    let process = |thread: &str| -> Option<i32> {
-        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
-    };
-    Ok(slurp(&threads?)?.lines().filter_map(process).filter(|pid| *pid > 0).collect())
 }
 
 fn slurp(fd: &OwnedFd) -> nix::Result<String> {
