@@ -13,6 +13,7 @@ mod concurrency;
 mod exec;
 mod failure;
 mod kill;
+mod kill_held;
 mod lifecycle;
 mod limits;
 mod netns;
