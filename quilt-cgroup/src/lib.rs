@@ -9,6 +9,7 @@
 //! from cgroup to cgroup, each of which may be somebody else's (`parent.rs`, `unified.rs`). What is done about it is a
 //! pure plan (`plan.rs`, `step.rs`), which a dry run prints.
 
+pub mod account;
 mod io;
 mod layout;
 mod limits;
