@@ -31,6 +31,7 @@ pub mod pin;
 pub mod plan;
 mod remove;
 pub mod subnet;
+mod traffic;
 mod userns;
 mod want;
 
@@ -38,6 +39,7 @@ pub use lease::{reclaim, release};
 pub use pin::unpin;
 pub use remove::{LinkWatch, Retired, delete_link, leases, retire_link, teardown, undo, watch_link};
 pub use subnet::Subnet;
+pub use traffic::{Traffic, traffic};
 pub use want::{IdMap, Network, Want};
 
 use execute::Machine;

@@ -272,6 +272,19 @@ impl Interface {
     }
 }
 
+/// The first counters of an interface's `IFLA_STATS64`, in the order of `struct rtnl_link_stats64` (linux/if_link.h):
+/// packets received and sent, bytes received and sent, errors likewise, dropped likewise.
+pub fn statistics(payload: &[u8]) -> Option<[u64; 8]> {
+    const IFINFOMSG: usize = 16;
+    const IFLA_STATS64: u16 = 23;
+    let counters = attribute(payload.get(IFINFOMSG..)?, IFLA_STATS64)?;
+    let mut found = [0; 8];
+    for (at, counter) in found.iter_mut().enumerate() {
+        *counter = array(counters, 8 * at).map(u64::from_ne_bytes)?;
+    }
+    Some(found)
+}
+
 /// The interface that a route leaves by: reads a `struct rtmsg` with its attributes.
 pub fn route_interface(payload: &[u8]) -> Option<u32> {
     const RTMSG: usize = 12;
