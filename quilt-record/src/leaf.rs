@@ -10,6 +10,7 @@
 
 mod freeze;
 mod kill;
+mod processes;
 mod tree;
 
 use std::io;
@@ -28,6 +29,7 @@ use crate::sys;
 
 pub use freeze::{is_paused, pause, unpause};
 pub use kill::{kill_all, kill_all_by_freezing, kill_strays};
+pub use processes::processes;
 pub use tree::{list, remove_all};
 
 /// The pid that a numbered leaf's maker had is its number modulo this (the kernel's PID_MAX_LIMIT, `threads.h`).
