@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quilt_record::error::{classify, complain};
-use quilt_record::{Container, Error, Id, Instance, signals};
+use quilt_record::{Code, Container, Error, Id, Instance, signals};
 
 /// Which instance.
 #[derive(Args, Clone, Debug, Default)]
@@ -57,14 +57,19 @@ impl Targets {
             // Signals are blocked in the verbs that change something: one is done or not begun.
             signals::check()?;
             if let Err(error) = verb(instance, id) {
-                let mut error = classify(&error);
-                if !error.to_string().contains(id.as_str()) {
-                    error.step = if error.step.is_empty() { id.to_string() } else { format!("{id}: {}", error.step) };
-                }
-                complain(tool, &error);
-                first.get_or_insert(error.code);
+                first.get_or_insert(complain_of(tool, id, &error));
             }
         }
         Ok(first.map_or(ExitCode::SUCCESS, |code| ExitCode::from(code.status())))
     }
+}
+
+/// Prints the line for one container that a verb failed on, which names it; the code.
+pub fn complain_of(tool: &str, id: &Id, error: &anyhow::Error) -> Code {
+    let mut error = classify(error);
+    if !error.to_string().contains(id.as_str()) {
+        error.step = if error.step.is_empty() { id.to_string() } else { format!("{id}: {}", error.step) };
+    }
+    complain(tool, &error);
+    error.code
 }

@@ -1,5 +1,5 @@
-//! The operator's verbs, one small program each: rm, stop, kill, pause, ls, inspect, wait, logs, gc, version, help. What they
-//! share is here; a program in `bin/` parses, calls, reports.
+//! The operator's verbs, one small program each: rm, stop, kill, pause, unpause, update, ls, inspect, stats, top, wait, logs,
+//! gc, version, help. What they share is here; a program in `bin/` parses, calls, reports.
 //!
 //! Nothing here creates. What it takes back it finds by name, in the directories and in the kernel, and asks the record
 //! only for what makes it faster: so it works on a record that is half written or not readable at all.
@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod gc;
 pub mod list;
+pub mod live;
 pub mod logs;
 pub mod network;
 pub mod output;
@@ -18,6 +19,8 @@ pub mod purge;
 pub mod remove;
 pub mod rest;
 pub mod state;
+pub mod stats;
 pub mod stop;
+pub mod top;
 pub mod update;
 pub mod wait;

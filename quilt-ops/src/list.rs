@@ -3,6 +3,7 @@
 use quilt_record::{Code, Container, Error, Instance};
 use std::str::FromStr;
 
+use crate::output::{cell, columns};
 use crate::state::{Status, Summary, look};
 
 /// Which containers to list.
@@ -61,29 +62,18 @@ pub fn list(instance: &Instance, filter: &Filter) -> Result<Vec<Summary>, Error>
 pub fn table(summaries: &[Summary]) -> String {
     let mut rows = vec![["NAME", "STATUS", "PID", "IP", "IMAGE", "CREATED", "LABELS"].map(str::to_owned)];
     for s in summaries {
-        let text = |value: Option<String>| value.filter(|v| !v.is_empty()).unwrap_or_else(|| "-".to_owned());
         let labels = s.labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()));
-        rows.push(
-            [
-                s.id.to_string(),
-                s.status.as_str().to_owned(),
-                text(s.pid.map(|pid| pid.to_string())),
-                text(s.ip.map(|ip| ip.to_string())),
-                text(s.image.clone()),
-                text(s.created.as_deref().map(|at| at.get(..19).unwrap_or(at).replace('T', " "))),
-                text(Some(labels.collect::<Vec<_>>().join(","))),
-            ]
-            // A label or a path is not for the terminal to interpret.
-            .map(|cell| cell.escape_debug().to_string()),
-        );
+        rows.push([
+            s.id.to_string(),
+            s.status.as_str().to_owned(),
+            cell(s.pid),
+            cell(s.ip),
+            cell(s.image.as_ref()),
+            cell(s.created.as_deref().map(|at| at.get(..19).unwrap_or(at).replace('T', " "))),
+            cell(Some(labels.collect::<Vec<_>>().join(","))),
+        ]);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
-    let line = |row: &[String; 7]| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+    columns(&rows)
 }
 
 #[cfg(test)]
