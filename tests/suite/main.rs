@@ -27,6 +27,8 @@ mod seed;
 mod signals;
 mod spawn;
 mod spec;
+mod stats;
 mod steps;
+mod top;
 mod unpack;
 mod zz_selfcheck;

@@ -1,0 +1,358 @@
+//! What `quilt stats` says, against what was done inside: the same on cgroup v1, hybrid and v2.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Running, SETTLE, World, eventually, repo};
+
+const LONG: Duration = Duration::from_secs(10);
+const MIB: u64 = 1 << 20;
+
+/// One container's line.
+fn stats(world: &World, name: &str) -> Value {
+    world.quilt(&["stats", name]).ok().record()
+}
+
+/// A number of it; `None` for null.
+fn number(stats: &Value, place: &str) -> Option<u64> {
+    let found = stats.pointer(place).unwrap_or_else(|| panic!("no {place} in {stats}"));
+    assert!(found.is_null() || found.is_u64(), "{place}: {found}");
+    found.as_u64()
+}
+
+/// Waits until a number of it is as it must be.
+fn becomes(world: &World, name: &str, place: &str, wanted: impl Fn(u64) -> bool) -> Value {
+    let mut last = Value::Null;
+    let done = eventually(LONG, || {
+        last = stats(world, name);
+        number(&last, place).is_some_and(&wanted)
+    });
+    assert!(done, "{place}: {last}");
+    last
+}
+
+/// `quilt stats ARGS…` with its output in a file that can be looked at meanwhile.
+fn into_file(world: &World, file: &Path, args: &str) -> Running {
+    let quilt = repo().join("scripts/quilt");
+    world.run("sh", &["-c", &format!("exec {} stats {args} >{}", quilt.display(), file.display())]).start()
+}
+
+fn lines(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+/// The names of the fields, in their order on the line (the parser sorts them), with those of objects in them.
+fn keys(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), keys(value))).collect(),
+        _ => Value::Null,
+    }
+}
+
+#[test]
+fn the_fields_are_the_same_everywhere() {
+    let world = World::new("stats-fields");
+    let record = world.create("box", &["--memory", "64", "--cpus", "0.5"]);
+    let found = stats(&world, "box");
+    let stall = json!({"avg10": null, "avg60": null, "avg300": null, "total_us": null});
+    let mut expected = json!({
+        "id": null, "time": null, "cgroup": null,
+        "memory": {
+            "current_bytes": null, "peak_bytes": null, "limit_bytes": null, "file_bytes": null, "anon_bytes": null,
+            "swap_bytes": null, "swap_limit_bytes": null, "oom_kills": null,
+        },
+        "cpu": {
+            "usage_us": null, "user_us": null, "system_us": null, "percent": null, "over_us": null, "limit_cpus": null,
+            "periods": null, "throttled_periods": null, "throttled_us": null,
+        },
+        "pids": {"current": null, "limit": null, "peak": null, "refused": null},
+        "io": {"read_bytes": null, "write_bytes": null, "reads": null, "writes": null},
+        "network": {
+            "rx_bytes": null, "tx_bytes": null, "rx_packets": null, "tx_packets": null, "rx_dropped": null,
+            "tx_dropped": null,
+        },
+        "pressure": {
+            "cpu": {"some": stall, "full": stall}, "memory": {"some": stall, "full": stall},
+            "io": {"some": stall, "full": stall},
+        },
+    });
+    // What a kernel may not have at all is null as a whole.
+    for optional in ["/io", "/pressure", "/pressure/cpu/full"] {
+        if found.pointer(optional).is_some_and(Value::is_null) {
+            *expected.pointer_mut(optional).unwrap() = Value::Null;
+        }
+    }
+    assert_eq!(keys(&found), expected, "{found}");
+    let version = record["cgroup"]["have"]["version"].as_str().unwrap();
+    assert_eq!((&found["id"], &found["cgroup"]), (&json!("box"), &json!(version)));
+    let time = found["time"].as_str().unwrap();
+    assert!(time.len() == 24 && time.ends_with('Z') && time > record["created"].as_str().unwrap(), "{time}");
+    // What every kernel that Quilt runs on has.
+    for place in ["memory/current_bytes", "memory/file_bytes", "memory/anon_bytes", "memory/oom_kills"]
+        .into_iter()
+        .chain(["cpu/usage_us", "cpu/user_us", "cpu/system_us", "cpu/over_us", "cpu/periods", "cpu/throttled_us"])
+        .chain(["pids/current", "pids/limit", "pids/refused", "network/rx_bytes", "network/tx_dropped"])
+    {
+        assert!(number(&found, &format!("/{place}")).is_some(), "{place}: {found}");
+    }
+    assert_eq!((number(&found, "/memory/limit_bytes"), &found["cpu"]["limit_cpus"]), (Some(64 * MIB), &json!(0.5)));
+    let psi = Path::new("/proc/pressure/memory").exists() && version != "v1";
+    assert_eq!(found["pressure"].is_object(), psi, "{found}");
+    // Without limits and without a network.
+    world.create("free", &["--network", "none"]);
+    world.create("host", &["--network", "host"]);
+    for name in ["free", "host"] {
+        let found = stats(&world, name);
+        assert_eq!(
+            [&found["memory"]["limit_bytes"], &found["cpu"]["limit_cpus"], &found["network"]],
+            [&Value::Null; 3],
+            "{found}"
+        );
+    }
+}
+
+#[test]
+fn cpu_time_and_throttling() {
+    let world = World::new("stats-cpu");
+    world.create("box", &["--cpus", "0.2"]);
+    let idle = stats(&world, "box");
+    let burn = world.command(&["exec", "box", "sh", "-c", "while :; do :; done"]).start();
+    let file = world.path("lines");
+    let watch = into_file(&world, &file, "--watch 0.5 box");
+    assert!(eventually(LONG, || lines(&file).len() > 4));
+    watch.signal(Signal::SIGINT);
+    watch.finish().is(0, "", "");
+    burn.signal(Signal::SIGTERM);
+    burn.finish();
+    let seen = lines(&file);
+    let get = |at: usize, place: &str| number(&seen[at], place).unwrap();
+    for at in 1..seen.len() {
+        let (spent, over) = (get(at, "/cpu/usage_us") - get(at - 1, "/cpu/usage_us"), get(at, "/cpu/over_us"));
+        // No drift; a busy machine may leave a line out.
+        assert!((300_000..3_000_000).contains(&over), "{over}: {seen:#?}");
+        let percent = seen[at]["cpu"]["percent"].as_f64().unwrap();
+        assert!((percent - spent as f64 * 100.0 / over as f64).abs() < 0.02, "{seen:#?}");
+        // A fifth of a CPU, which a machine with others on it may not have had to give.
+        assert!(percent > 1.0 && percent < 40.0, "{seen:#?}");
+    }
+    let last = seen.len() - 1;
+    assert!(get(last, "/cpu/usage_us") > number(&idle, "/cpu/usage_us").unwrap() + 200_000, "{seen:#?}");
+    assert!(get(last, "/cpu/throttled_periods") > 3 && get(last, "/cpu/throttled_us") > 100_000, "{seen:#?}");
+    assert!(get(last, "/cpu/periods") >= get(last, "/cpu/throttled_periods"), "{seen:#?}");
+    // Of one look, over the container's whole life.
+    let after = stats(&world, "box");
+    let (usage, over) = (number(&after, "/cpu/usage_us").unwrap(), number(&after, "/cpu/over_us").unwrap());
+    assert!(over > 2_000_000 && usage < over / 2, "{after}");
+}
+
+#[test]
+fn memory_now_and_at_its_peak() {
+    let world = World::new("stats-memory");
+    world.create("box", &["--memory", "64"]);
+    let script = "x=$(head -c 12582912 /dev/zero | tr '\\0' x); sleep 60; : $x";
+    let exec = world.command(&["exec", "box", "sh", "-c", script]).start();
+    let full = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes >= 12 * MIB);
+    assert!(number(&full, "/memory/current_bytes") >= number(&full, "/memory/anon_bytes"), "{full}");
+    exec.signal(Signal::SIGTERM);
+    exec.finish();
+    let after = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes < 4 * MIB);
+    // Since Linux 5.19 on v2.
+    assert!(number(&after, "/memory/peak_bytes").is_none_or(|bytes| bytes >= 12 * MIB), "{after}");
+    world.exec("box", &["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=8", "conv=fsync"]);
+    let cached = becomes(&world, "box", "/memory/file_bytes", |bytes| bytes >= 8 * MIB);
+    if cached["cgroup"] == "v2" && !cached["io"].is_null() {
+        assert!(
+            number(&cached, "/io/write_bytes") >= Some(8 * MIB) && number(&cached, "/io/writes") >= Some(1),
+            "{cached}"
+        );
+    }
+}
+
+#[test]
+fn killed_for_lack_of_memory() {
+    let world = World::new("stats-oom");
+    world.create("box", &["--memory", "32"]);
+    assert_eq!(number(&stats(&world, "box"), "/memory/oom_kills"), Some(0));
+    let exec = world.command(&["exec", "box", "sh", "-c", "tail /dev/zero; tail /dev/zero; sleep 60"]).start();
+    becomes(&world, "box", "/memory/oom_kills", |kills| kills == 2);
+    exec.signal(Signal::SIGTERM);
+    exec.finish();
+    // They stay counted when the exec is gone.
+    assert_eq!(number(&stats(&world, "box"), "/memory/oom_kills"), Some(2));
+    let out = world.quilt(&["exec", "box", "tail", "/dev/zero"]);
+    assert_eq!(out.status, 137, "{out:?}");
+    assert_eq!(number(&stats(&world, "box"), "/memory/oom_kills"), Some(3));
+}
+
+#[test]
+fn processes_and_refused_forks() {
+    let world = World::new("stats-pids");
+    world.create("box", &["--pids", "20"]);
+    let idle = stats(&world, "box");
+    let seen = ["current", "limit", "refused"].map(|field| number(&idle, &format!("/pids/{field}")));
+    assert_eq!(seen, [Some(1), Some(20), Some(0)], "{idle}");
+    let exec = world.command(&["exec", "box", "sh", "-c", "sleep 60 & sleep 60 & sleep 60 & wait"]).start();
+    let five = becomes(&world, "box", "/pids/current", |count| count == 5);
+    assert!(number(&five, "/pids/peak").is_none_or(|peak| peak >= 5), "{five}");
+    exec.signal(Signal::SIGTERM);
+    exec.finish();
+    becomes(&world, "box", "/pids/current", |count| count == 1);
+    let script = "sh -c 'for i in $(seq 30); do sleep 60 & done'; exec sleep 60";
+    let exec = world.command(&["exec", "box", "sh", "-c", script]).start();
+    becomes(&world, "box", "/pids/refused", |refused| refused > 0);
+    exec.signal(Signal::SIGTERM);
+    exec.finish();
+}
+
+#[test]
+fn network_bytes_from_inside() {
+    let world = World::new("stats-network");
+    world.create("box", &[]);
+    let before = stats(&world, "box");
+    // The gateway is an address of the test's own namespace.
+    let server = TcpListener::bind("10.91.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let script = format!("head -c 100000 /dev/zero | nc 10.91.0.1 {port} | wc -c");
+    let client = world.command(&["exec", "box", "sh", "-c", &script]).start();
+    let mut peer: Option<TcpStream> = None;
+    assert!(eventually(LONG, || {
+        peer = server.accept().ok().map(|(peer, _)| peer);
+        peer.is_some()
+    }));
+    let mut peer = peer.unwrap();
+    peer.set_nonblocking(false).unwrap();
+    peer.read_exact(&mut [0; 100_000]).unwrap();
+    peer.write_all(&[0; 300_000]).unwrap();
+    drop(peer);
+    client.finish().is(0, "300000\n", "");
+    let after = stats(&world, "box");
+    let grown = |field: &str| {
+        let place = format!("/network/{field}");
+        number(&after, &place).unwrap() - number(&before, &place).unwrap()
+    };
+    // With their headers, and the answers to the others.
+    assert!((100_000..150_000).contains(&grown("tx_bytes")), "{before} {after}");
+    assert!((300_000..400_000).contains(&grown("rx_bytes")), "{before} {after}");
+    assert!(grown("rx_packets") > 0 && grown("tx_packets") > 0, "{before} {after}");
+}
+
+#[test]
+fn which_containers() {
+    let world = World::new("stats-which");
+    world.quilt(&["stats"]).is(0, "", "");
+    for name in ["a", "b", "c"] {
+        world.create(name, &[]);
+    }
+    world.quilt(&["stop", "c"]).ok();
+    let shown = |args: &[&str]| {
+        let out = world.quilt(&[&["stats"], args].concat());
+        let ids: Vec<String> = out.objects().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect();
+        (out.status, ids.join(" "), out.stderr.lines().count())
+    };
+    assert_eq!(shown(&[]), (0, "a b".to_owned(), 0));
+    assert_eq!(shown(&["--all"]), (0, "a b".to_owned(), 0));
+    assert_eq!(shown(&["b", "a"]), (0, "b a".to_owned(), 0));
+    assert_eq!(shown(&["a", "nobody", "c", "b"]), (11, "a b".to_owned(), 2));
+    for name in ["c", "nobody"] {
+        world.quilt(&["stats", name]).refused("quilt-stats", "not_found");
+        world.quilt(&["stats", "--table", "--watch", "1", name]).refused("quilt-stats", "not_found");
+    }
+    for bad in [&["--all", "a"][..], &["--watch", "0"], &["--watch", "x"], &["--json", "--table"], &["../a"]] {
+        world.quilt(&[&["stats"], bad].concat()).misused();
+    }
+}
+
+#[test]
+fn a_watch_ends_with_what_it_watches() {
+    let world = World::new("stats-watch");
+    world.create("a", &[]);
+    world.create("b", &[]);
+    let (named, all) = (world.path("named"), world.path("all"));
+    let watch = into_file(&world, &named, "--watch 50ms a nobody b");
+    let others = into_file(&world, &all, "--watch 0.05");
+    let last = |file: &Path| lines(file).last().map(|line| line["id"].clone()).unwrap_or_default();
+    let count = |file: &Path, id: &str| lines(file).iter().filter(|line| line["id"] == id).count();
+    assert!(eventually(LONG, || [&named, &all].iter().all(|file| count(file, "a") > 2 && count(file, "b") > 2)));
+    world.quilt(&["rm", "-f", "b"]).ok();
+    let so_far = count(&named, "a");
+    assert!(eventually(LONG, || count(&named, "a") > so_far + 2 && last(&named) == "a"));
+    world.quilt(&["stop", "a"]).ok();
+    // That it never knew of `nobody` is its status; that the others have ended is none.
+    let out = watch.finish();
+    assert_eq!((out.status, out.stderr.as_str()), (11, "quilt-stats: no container named nobody\n"), "{out:?}");
+    // All that run: none now, one that was started again, and so on until a signal.
+    world.quilt(&["start", "a"]).ok();
+    let so_far = count(&all, "a");
+    assert!(eventually(LONG, || count(&all, "a") > so_far + 2));
+    others.signal(Signal::SIGTERM);
+    others.finish().is(0, "", "");
+}
+
+#[test]
+fn a_reader_that_goes_or_sleeps() {
+    let world = World::new("stats-reader");
+    world.create("a", &[]);
+    let quilt = repo().join("scripts/quilt").display().to_string();
+    let line = format!("{quilt} stats --watch 0.01 | head -n 2 | wc -l");
+    world.run("sh", &["-c", &line]).go().is(0, "2\n", "");
+    // Nobody reads: a signal ends it all the same.
+    let fifo = world.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let keep = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let watch = into_file(&world, &fifo, "--watch 0.01");
+    // It waits for room in the pipe: asleep, and not for a time.
+    let stuck = || fs::read_to_string(format!("/proc/{}/wchan", watch.pid)).unwrap_or_default();
+    let full = || {
+        let mut size: libc::c_int = 0;
+        // SAFETY: the kernel stores an int.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&keep), libc::FIONREAD, &raw mut size)
+        };
+        size > 56 << 10
+    };
+    assert!(eventually(LONG, full), "{}", stuck());
+    watch.signal(Signal::SIGINT);
+    assert!(watch.finish().took < LONG + SETTLE);
+}
+
+#[test]
+fn tables() {
+    let world = World::new("stats-table");
+    world.create("web", &["--memory", "64"]);
+    let headings = "NAME CPU% CPUS THROTTLED MEMORY LIMIT PEAK OOM PIDS RX TX READ WRITTEN";
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let table = world.quilt(&["stats", "--table"]).ok().stdout;
+    let rows: Vec<String> = table.lines().map(words).collect();
+    assert_eq!((rows.len(), rows[0].as_str()), (2, headings), "{table}");
+    let cells: Vec<&str> = rows[1].split(' ').collect();
+    assert_eq!((cells.len(), cells[0], cells[2], cells[5], cells[7], cells[8]), (13, "web", "-", "64MiB", "0", "1"));
+    // On a terminal a table, unless told otherwise; watched, one over the other.
+    let quilt = repo().join("scripts/quilt").display().to_string();
+    let tty = |verb: &str| world.on_terminal(24, 120, verb).ok().stdout;
+    assert_eq!(words(tty(&format!("{quilt} stats")).lines().next().unwrap()), headings);
+    assert!(tty(&format!("{quilt} stats --json")).starts_with("{\"id\":\"web\""));
+    let drawn = tty(&format!("timeout -s INT 2 {quilt} stats --watch 0.1; :"));
+    let frames: Vec<&str> = drawn.split("\x1b[H").skip(1).collect();
+    assert!(frames.len() > 2 && drawn.starts_with("\x1b[H"), "{drawn:?}");
+    for frame in frames {
+        let frame = frame.strip_suffix("\x1b[J").unwrap().replace("\x1b[K", "");
+        assert_eq!((frame.lines().count(), words(frame.lines().next().unwrap()).as_str()), (2, headings), "{drawn:?}");
+    }
+    // Elsewhere one below the other.
+    let file = world.path("blocks");
+    let watch = into_file(&world, &file, "--table --watch 0.02");
+    let text = || fs::read_to_string(&file).unwrap_or_default();
+    assert!(eventually(LONG, || text().matches("NAME").count() > 2));
+    watch.signal(Signal::SIGHUP);
+    watch.finish().is(0, "", "");
+    assert!(text().split("\n\n").all(|block| block.trim_end().lines().count() == 2), "{}", text());
+}
