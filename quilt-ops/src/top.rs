@@ -1,5 +1,5 @@
 //! `quilt top`: the processes of a container, as the host's `/proc` has them. Nothing is entered, and nothing inside is
-//! asked.
+//! asked. A process that has ended and was not reaped is in no cgroup's list, and not shown.
 //!
 //! The hard thing is that pids are used again: one that was listed may be another's, of the host, when its files are read.
 //! So the container's cgroups are asked twice, before and after, and only who is in both lists is shown.
@@ -31,7 +31,8 @@ pub struct Process {
     pub state: char,
     /// How many threads it has.
     pub threads: u64,
-    /// Memory that is in RAM and mapped, shared pages included, in bytes; `None` for a zombie.
+    /// Memory that is in RAM and mapped, shared pages included, in bytes (`VmRSS`, which may be late by 64 pages a thread
+    /// before Linux 6.2); `None` for one whose first thread has ended.
     pub rss_bytes: Option<u64>,
     /// CPU time used, in microseconds; counted in ticks of 10 ms.
     pub cpu_us: u64,
@@ -43,7 +44,7 @@ pub struct Process {
     pub leaf: Option<String>,
     /// The name that the kernel has for it, at most 15 bytes.
     pub name: String,
-    /// Its command line, which the process may have changed, up to 64 KiB; empty for a zombie.
+    /// Its command line, which the process may have changed, up to 64 KiB; empty for one whose first thread has ended.
     pub command: Vec<String>,
 }
 
@@ -137,10 +138,10 @@ mod tests {
         };
         let state = 'Z';
         let name = "evil\x1b[2J".to_owned();
-        let zombie =
+        let husk =
             Process { pid: None, leaf: None, rss_bytes: None, state, name, command: Vec::new(), ..sleep.clone() };
         assert_eq!(
-            table(&[sleep, zombie]),
+            table(&[sleep, husk]),
             "PID  PPID  HOST  UID   S  THREADS  RSS   CPU    ELAPSED  LEAF  COMMAND\n\
              7    1     4711  1000  S  1        1MiB  0.01s  1h2m5s   x-9   sleep it's\\u{1b}]0;x\\u{7}\n\
              -    1     4711  1000  Z  1        -     0.01s  1h2m5s   -     [evil\\u{1b}[2J]\n"

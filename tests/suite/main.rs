@@ -28,6 +28,7 @@ mod signals;
 mod spawn;
 mod spec;
 mod stats;
+mod stats_shown;
 mod steps;
 mod top;
 mod unpack;

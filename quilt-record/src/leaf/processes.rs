@@ -1,21 +1,19 @@
 //! Who is in a container.
 
-use super::list;
 use super::tree::Dir;
+use super::{judge, list};
 use crate::error::Error;
 use crate::have::Hierarchy;
 
 /// The processes of a container, as pids of the caller's namespace, each with the name of the leaf that it is in or below;
-/// `None` for one that is in no leaf. Asks the hierarchy that has the leaves: v2, else the v1 freezer, else the first.
+/// `None` for one that is in no leaf.
 pub fn processes(hierarchies: &[Hierarchy]) -> Result<Vec<(i32, Option<String>)>, Error> {
-    let freezer = |h: &&Hierarchy| h.controllers.split(',').any(|c| c == "freezer");
-    let judge = hierarchies.iter().find(|h| h.version == 2).or_else(|| hierarchies.iter().find(freezer));
-    let Some(judge) = judge.or(hierarchies.first()) else { return Ok(Vec::new()) };
+    let Some(judge) = judge(hierarchies) else { return Ok(Vec::new()) };
     let pids_below = |name: &str| -> Result<Vec<i32>, Error> {
         Dir::open(judge.version, &judge.path.join(name))?.map_or(Ok(Vec::new()), |dir| dir.pids())
     };
     let mut found = Vec::new();
-    for name in list(std::slice::from_ref(judge))? {
+    for name in list(hierarchies)? {
         found.extend(pids_below(&name)?.into_iter().map(|pid| (pid, Some(name.clone()))));
     }
     found.extend(pids_below("")?.into_iter().map(|pid| (pid, None)));
