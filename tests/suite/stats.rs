@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Running, World, eventually, repo};
 
-pub const LONG: Duration = Duration::from_secs(10);
+pub const LONG: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
 
 /// One container's line.
@@ -122,50 +122,55 @@ fn the_fields_are_the_same_everywhere() {
 #[test]
 fn cpu_time_and_throttling() {
     let world = World::new("stats-cpu");
-    world.create("box", &["--cpus", "0.2"]);
+    world.create("box", &["--cpus", "0.1"]);
     let idle = stats(&world, "box");
-    let burn = world.command(&["exec", "box", "sh", "-c", "while :; do :; done"]).start();
+    let burn = world.command(&["exec", "box", "sh", "-c", "while :; do :; done"]).limit(2 * LONG).start();
     let file = world.path("lines");
     let watch = into_file(&world, &file, "--watch 0.5 box");
-    assert!(eventually(LONG, || lines(&file).len() > 4));
+    // A machine that is busy with others gives it less, and later.
+    let get = |line: &Value, place: &str| number(line, place).unwrap();
+    let enough = |seen: &[Value]| seen.len() > 4 && seen.last().is_some_and(|l| get(l, "/cpu/throttled_periods") > 5);
+    assert!(eventually(LONG, || enough(&lines(&file))), "{:#?}", lines(&file));
     watch.signal(Signal::SIGINT);
     watch.finish().is(0, "", "");
     burn.signal(Signal::SIGTERM);
     burn.finish();
     let seen = lines(&file);
-    let get = |at: usize, place: &str| number(&seen[at], place).unwrap();
-    for at in 1..seen.len() {
-        let (spent, over) = (get(at, "/cpu/usage_us") - get(at - 1, "/cpu/usage_us"), get(at, "/cpu/over_us"));
-        // No drift; a busy machine may leave a line out.
-        assert!((300_000..3_000_000).contains(&over), "{over}: {seen:#?}");
-        let percent = seen[at]["cpu"]["percent"].as_f64().unwrap();
+    let mut watched = 0;
+    for pair in seen.windows(2) {
+        let spent = get(&pair[1], "/cpu/usage_us") - get(&pair[0], "/cpu/usage_us");
+        let over = get(&pair[1], "/cpu/over_us");
+        watched += over;
+        let percent = pair[1]["cpu"]["percent"].as_f64().unwrap();
         assert!((percent - spent as f64 * 100.0 / over as f64).abs() < 0.02, "{seen:#?}");
-        // A fifth of a CPU, which a machine with others on it may not have had to give.
-        assert!(percent > 1.0 && percent < 40.0, "{seen:#?}");
+        // After a line that was late the next one is soon.
+        assert!(percent < 25.0 || over < 300_000, "{seen:#?}");
     }
-    let last = seen.len() - 1;
-    assert!(get(last, "/cpu/usage_us") > number(&idle, "/cpu/usage_us").unwrap() + 200_000, "{seen:#?}");
-    assert!(get(last, "/cpu/throttled_periods") > 3 && get(last, "/cpu/throttled_us") > 100_000, "{seen:#?}");
-    assert!(get(last, "/cpu/periods") >= get(last, "/cpu/throttled_periods"), "{seen:#?}");
+    assert!(watched > 500_000 * (seen.len() as u64 - 2), "{watched}: {seen:#?}");
+    let last = &seen[seen.len() - 1];
+    assert!(get(last, "/cpu/usage_us") > get(&idle, "/cpu/usage_us") + 50_000, "{idle} {last}");
+    assert!(get(last, "/cpu/throttled_us") > 50_000, "{last}");
+    assert!(get(last, "/cpu/periods") >= get(last, "/cpu/throttled_periods"), "{last}");
     // Of one look, over the container's whole life.
     let after = stats(&world, "box");
     let (usage, over) = (number(&after, "/cpu/usage_us").unwrap(), number(&after, "/cpu/over_us").unwrap());
-    assert!(over > 2_000_000 && usage < over / 2, "{after}");
+    assert!(over > 2_000_000 && usage < over / 4, "{after}");
 }
 
 #[test]
 fn memory_now_and_at_its_peak() {
     let world = World::new("stats-memory");
     world.create("box", &["--memory", "64"]);
-    let script = "x=$(head -c 12582912 /dev/zero | tr '\\0' x); sleep 60; : $x";
+    // tail keeps the end of what it reads, until sleep reads it, which it never does.
+    let script = "head -c 8388608 /dev/zero | tail -c 8388608 | sleep 60";
     let exec = world.command(&["exec", "box", "sh", "-c", script]).start();
-    let full = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes >= 12 * MIB);
+    let full = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes >= 8 * MIB);
     assert!(number(&full, "/memory/current_bytes") >= number(&full, "/memory/anon_bytes"), "{full}");
-    exec.signal(Signal::SIGTERM);
+    world.exec("box", &["kill", "-9", "-1"]);
     exec.finish();
     let after = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes < 4 * MIB);
     // Since Linux 5.19 on v2.
-    assert!(number(&after, "/memory/peak_bytes").is_none_or(|bytes| bytes >= 12 * MIB), "{after}");
+    assert!(number(&after, "/memory/peak_bytes").is_none_or(|bytes| bytes >= 8 * MIB), "{after}");
     world.exec("box", &["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=8", "conv=fsync"]);
     let cached = becomes(&world, "box", "/memory/file_bytes", |bytes| bytes >= 8 * MIB);
     if cached["cgroup"] == "v2" && !cached["io"].is_null() {

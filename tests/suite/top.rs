@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Running, World, eventually};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(20);
 
 fn top(world: &World, name: &str) -> Vec<Value> {
     world.quilt(&["top", name]).ok().objects()
@@ -102,11 +102,12 @@ fn nothing_inside_can_speak_to_the_terminal() {
     let world = World::new("top-hostile");
     world.create("box", &[]);
     let hostile = "sleep 62 '\x1b]0;owned\x07' '\x1b[2J\r\n\u{9b}31m\u{202e}' it\\'s";
-    let exec = world.command(&["exec", "box", "sh", "-c", &format!("{hostile} ||:; sleep 63; :")]).start();
+    let script = format!("{hostile} ||:; sleep 63; :");
+    let exec = world.command(&["exec", "box", "sh", "-c", &script]).limit(Duration::from_secs(60)).start();
     // busybox's sleep does not take the words, so it is the shell's that are shown.
     let found = of_names(&world, "box", &["quilt-init", "sh", "sleep"]);
     let shell = found.iter().find(|p| p["name"] == "sh").unwrap();
-    assert_eq!(words(shell), format!("sh -c {hostile} ||:; sleep 63; :"));
+    assert_eq!(words(shell), format!("sh -c {script}"));
     let check = |table: &str| {
         assert_eq!(table.lines().count(), 4, "{table:?}");
         assert!(table.chars().all(|c| c == '\n' || c == ' ' || c.is_ascii_graphic()), "{table:?}");
