@@ -136,17 +136,16 @@ fn cpu_time_and_throttling() {
     burn.signal(Signal::SIGTERM);
     burn.finish();
     let seen = lines(&file);
-    let mut watched = 0;
+    let (mut used, mut watched) = (0, 0);
     for pair in seen.windows(2) {
         let spent = get(&pair[1], "/cpu/usage_us") - get(&pair[0], "/cpu/usage_us");
         let over = get(&pair[1], "/cpu/over_us");
-        watched += over;
+        (used, watched) = (used + spent, watched + over);
         let percent = pair[1]["cpu"]["percent"].as_f64().unwrap();
         assert!((percent - spent as f64 * 100.0 / over as f64).abs() < 0.02, "{seen:#?}");
-        // After a line that was late the next one is soon.
-        assert!(percent < 25.0 || over < 300_000, "{seen:#?}");
     }
-    assert!(watched > 500_000 * (seen.len() as u64 - 2), "{watched}: {seen:#?}");
+    // No drift: a line that was late does not move the others. A quota may be overdrawn for a moment, but not for long.
+    assert!(watched > 500_000 * (seen.len() as u64 - 2) && used < watched / 4, "{watched}: {seen:#?}");
     let last = &seen[seen.len() - 1];
     assert!(get(last, "/cpu/usage_us") > get(&idle, "/cpu/usage_us") + 50_000, "{idle} {last}");
     assert!(get(last, "/cpu/throttled_us") > 50_000, "{last}");
