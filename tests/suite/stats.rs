@@ -163,15 +163,16 @@ fn memory_now_and_at_its_peak() {
     // tail keeps the end of what it reads, until sleep reads it, which it never does.
     let script = "head -c 8388608 /dev/zero | tail -c 8388608 | sleep 60";
     let exec = world.command(&["exec", "box", "sh", "-c", script]).start();
-    let full = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes >= 8 * MIB);
-    assert!(number(&full, "/memory/current_bytes") >= number(&full, "/memory/anon_bytes"), "{full}");
+    let full = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes >= 7 * MIB);
+    // memory.stat is late by some pages for each CPU.
+    assert!(number(&full, "/memory/current_bytes") >= Some(8 * MIB), "{full}");
     world.exec("box", &["kill", "-9", "-1"]);
     exec.finish();
     let after = becomes(&world, "box", "/memory/anon_bytes", |bytes| bytes < 4 * MIB);
     // Since Linux 5.19 on v2.
     assert!(number(&after, "/memory/peak_bytes").is_none_or(|bytes| bytes >= 8 * MIB), "{after}");
     world.exec("box", &["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=8", "conv=fsync"]);
-    let cached = becomes(&world, "box", "/memory/file_bytes", |bytes| bytes >= 8 * MIB);
+    let cached = becomes(&world, "box", "/memory/file_bytes", |bytes| bytes >= 7 * MIB);
     if cached["cgroup"] == "v2" && !cached["io"].is_null() {
         assert!(
             number(&cached, "/io/write_bytes") >= Some(8 * MIB) && number(&cached, "/io/writes") >= Some(1),
