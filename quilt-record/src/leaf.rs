@@ -67,13 +67,14 @@ pub fn judge(hierarchies: &[Hierarchy]) -> Option<&Hierarchy> {
 
 impl Leaf {
     /// Makes the leaf. One that is there but empty, left by a command that was killed, is taken over; one with processes
-    /// in it is `busy`.
+    /// in it that are not just ending is `busy`.
     pub fn create(hierarchies: &[Hierarchy], name: &str) -> Result<Leaf, Error> {
         match Leaf::make(hierarchies, name)? {
             Some(leaf) => Ok(leaf),
             None => {
                 let leaf = Leaf::open(hierarchies, name)?;
-                if leaf.populated()? {
+                let ending = Instant::now() + tree::DYING;
+                if leaf.dir()?.is_some_and(|dir| !kill::is_empty(&dir, ending).unwrap_or(false)) {
                     let step = format!("make the cgroup {name}");
                     return Err(Error::new(Code::Busy, step, "it is there, with processes in it"));
                 }

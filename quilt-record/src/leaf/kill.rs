@@ -138,7 +138,7 @@ fn freeze_and_kill(dir: &Dir, deadline: Instant, what: &str) -> Result<(), Error
 }
 
 /// Whether nobody is left; on v2, which has an event for it, by then.
-fn is_empty(dir: &Dir, until: Instant) -> Result<bool, Error> {
+pub(super) fn is_empty(dir: &Dir, until: Instant) -> Result<bool, Error> {
     if dir.version == 2 { settle(dir, until) } else { Ok(!dir.populated()?) }
 }
 

@@ -22,7 +22,7 @@ use crate::have::Hierarchy;
 pub(super) const DEPTH: u32 = 200;
 
 /// How long the removal waits for processes that are past everything but their own end.
-const DYING: Duration = Duration::from_millis(500);
+pub(super) const DYING: Duration = Duration::from_millis(500);
 
 /// The first wait for them where there is no event; each after it is twice as long.
 const MOMENT: Duration = Duration::from_millis(1);
