@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::harness::{Out, Running, SETTLE, World, images};
+use crate::harness::{Out, Running, SETTLE, World, images, pace};
 
 fn start(world: &World, name: &str) -> Running {
     let image = images::busybox().display().to_string();
@@ -17,14 +17,15 @@ fn address(out: &Out) -> String {
 #[test]
 fn a_hundred_creates_on_a_cold_machine() {
     let world = World::new("hundred");
-    let all: Vec<Running> = (0..100).map(|n| start(&world, &format!("c{n}"))).collect();
+    let count = pace::rounds(100);
+    let all: Vec<Running> = (0..count).map(|n| start(&world, &format!("c{n}"))).collect();
     let outs: Vec<Out> = all.into_iter().map(|run| run.finish().ok()).collect();
     assert_eq!(outs.iter().filter(|o| !o.stderr.is_empty()).map(|o| o.stderr.clone()).collect::<Vec<_>>(), [""; 0]);
     let addresses: BTreeSet<String> = outs.iter().map(address).collect();
-    assert_eq!(addresses.len(), 100, "an address was given twice");
+    assert_eq!(addresses.len(), count as usize, "an address was given twice");
     let listed = world.quilt(&["ls", "--json"]).ok().objects();
-    assert_eq!(listed.iter().filter(|c| c["status"] == "running").count(), 100);
-    for n in [0, 50, 99] {
+    assert_eq!(listed.iter().filter(|c| c["status"] == "running").count(), count as usize);
+    for n in [0, count / 2, count - 1] {
         let name = format!("c{n}");
         assert_eq!(world.exec(&name, &["hostname"]), format!("{name}\n"));
     }

@@ -8,7 +8,7 @@ use quilt_record::have::Hierarchy;
 use quilt_record::leaf;
 
 use crate::harness::inventory::processes;
-use crate::harness::{Run, World, bin, eventually, repo};
+use crate::harness::{Run, World, bin, eventually, pace, patient, repo};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -172,16 +172,17 @@ fn streams() {
     let started = Instant::now();
     world.run("sh", &["-c", &format!("{quilt} exec box yes | head -n 1")]).go().is(0, "y\n", "");
     assert!(eventually(SECOND, || running("yes") == 0), "yes still runs");
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < patient(Duration::from_secs(3)));
 }
 
 #[test]
 fn a_background_child_does_not_hold_the_caller() {
     let world = world();
     let quilt = crate::harness::repo().join("scripts/quilt").display().to_string();
-    let script = format!("out=$(timeout 5 {quilt} exec box sh -c 'sleep 60 & echo hi'); echo \"$? $out\"");
+    let limit = patient(5 * SECOND).as_secs();
+    let script = format!("out=$(timeout {limit} {quilt} exec box sh -c 'sleep 60 & echo hi'); echo \"$? $out\"");
     let out = world.run("sh", &["-c", &script]).go().is(0, "0 hi\n", "");
-    assert!(out.took < SECOND, "{out:?}");
+    assert!(out.took < patient(SECOND), "{out:?}");
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn a_timeout_ends_all_that_the_exec_started() {
     let init = world.init("box");
     let script = "sleep 71 & setsid sh -c 'trap \"\" TERM; (sleep 72 & sleep 73) & wait' & (setsid sleep 74 &) ; wait";
     let out = world.quilt(&["exec", "--timeout", "300ms", "box", "sh", "-c", script]);
-    assert!(out.status == 124 && out.stdout.is_empty() && out.took < 2 * SECOND, "{out:?}");
+    assert!(out.status == 124 && out.stdout.is_empty() && out.took < patient(2 * SECOND), "{out:?}");
     // Proven when it returns: no waiting here.
     for name in ["sleep 71", "sleep 72", "sleep 73", "sleep 74"] {
         assert_eq!(running(name), 0, "{name} is left");
@@ -302,7 +303,8 @@ print(out.decode().split())
 fn a_hundred_at_once() {
     let world = world();
     let before = world.inventory();
-    let all: Vec<_> = (0..100).map(|n| world.command(&["exec", "box", "echo", &n.to_string()]).start()).collect();
+    let all: Vec<_> =
+        (0..pace::rounds(100)).map(|n| world.command(&["exec", "box", "echo", &n.to_string()]).start()).collect();
     for (n, exec) in all.into_iter().enumerate() {
         exec.finish().is(0, &format!("{n}\n"), "");
     }

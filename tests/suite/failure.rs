@@ -5,7 +5,7 @@ use std::fs;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::harness::{Inventory, Out, Run, SETTLE, World, images};
+use crate::harness::{Inventory, Out, Run, SETTLE, World, images, patient};
 
 /// A world that has had a container, and its inventory.
 fn warm(name: &str) -> (World, Inventory) {
@@ -193,7 +193,10 @@ fn readiness() {
     fails(&world, &before, &[&[&*image], &slow[..]].concat(), "quilt-probe", "timeout", &["health"]);
     // The container's own command ends before it was ready.
     let out = world.quilt(&["create", &image, "--name", "bad", "--health-check", "sleep 5", "--", "false"]);
-    assert!(out.status >= 10 && out.stderr.lines().count() == 1 && out.took.as_secs() < 3, "{out:?}");
+    assert!(
+        out.status >= 10 && out.stderr.lines().count() == 1 && out.took < patient(std::time::Duration::from_secs(3)),
+        "{out:?}"
+    );
     world.assert_same(&before, SETTLE);
 }
 

@@ -84,10 +84,15 @@ fn the_host_itself_copy_on_write() {
     let world = World::new("host");
     session(&world, Path::new("/"), false);
     world.create_from(Path::new("/"), "try", &[]);
-    let canary = world.write("canary", "host's\n");
+    // In `/` itself, since what is mounted below it does not show inside: `/tmp` is a file system of its own elsewhere.
+    let canary = format!("/.quilt-tests-{}", std::process::id());
+    fs::write(&canary, "host's\n").unwrap();
     let script = format!("cat {canary}; rm {canary}; echo mine > {canary}; cat {canary}; touch /etc/of-a-container");
-    world.quilt(&["exec", "try", "sh", "-c", &script]).is(0, "host's\nmine\n", "");
-    assert_eq!(fs::read_to_string(&canary).unwrap(), "host's\n");
+    let out = world.quilt(&["exec", "try", "sh", "-c", &script]);
+    let kept = fs::read_to_string(&canary);
+    let _ = fs::remove_file(&canary);
+    out.is(0, "host's\nmine\n", "");
+    assert_eq!(kept.unwrap(), "host's\n");
     assert!(!Path::new("/etc/of-a-container").exists());
     // Its own state, with the layers of all other containers, does not show.
     let state = world.root.display();

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::harness::inventory::processes;
-use crate::harness::{Out, Run, SETTLE, World, images};
+use crate::harness::{Out, Run, SETTLE, World, images, patient};
 
 /// `quilt create IMAGE --name red ARGS…`, whatever comes of it.
 fn try_create(world: &World, args: &[&str]) -> Out {
@@ -103,7 +103,7 @@ fn a_check_may_take_a_few_tries() {
     let out = world.quilt(&["create", &image, "--name", "box", "--health-check", check]).ok();
     let health = phases(&out.record()).pop().unwrap();
     assert_eq!((&health["name"], &health["tries"]), (&json!("health"), &json!(3)));
-    assert!(out.took < Duration::from_secs(5), "a create does not wait for the interval: {:?}", out.took);
+    assert!(out.took < patient(Duration::from_secs(5)), "a create does not wait for the interval: {:?}", out.took);
     // Retries count; with two there is no third try.
     let out = try_create(&world, &["--health-retries", "2", "--health-check", check]);
     out.failed("quilt-probe", "not_ready");
@@ -133,12 +133,12 @@ fn deadlines() {
     let slow = ["--health-timeout", "200ms", "--health-retries", "1", "--health-check", "echo started; sleep 81"];
     let out = try_create(&world, &slow);
     assert!(out.failed("quilt-probe", "not_ready").to_string().contains("health"), "{out:?}");
-    assert!(out.took < Duration::from_secs(2), "{out:?}");
+    assert!(out.took < patient(Duration::from_secs(2)), "{out:?}");
     world.assert_same(&before, SETTLE);
 
     let out = try_create(&world, &["--timeout", "400", "--health-check", "sleep 82"]);
     assert!(matches!(out.status, 16 | 19) && out.stderr.contains("health"), "{out:?}");
-    assert!(out.took > Duration::from_millis(400) && out.took < Duration::from_secs(2), "{out:?}");
+    assert!(out.took > Duration::from_millis(400) && out.took < patient(Duration::from_secs(2)), "{out:?}");
     world.assert_same(&before, SETTLE);
 
     for flag in ["--health-interval", "--health-timeout", "--health-start-period"] {
@@ -162,7 +162,7 @@ fn a_check_that_misbehaves() {
     world.assert_same(&before, SETTLE);
     // A daemon of the check's does not outlive it, and does not hold it.
     let daemon = try_create(&world, &["--health-check", "setsid sleep 86 & exit 0"]).ok();
-    assert!(daemon.took < Duration::from_secs(2));
+    assert!(daemon.took < patient(Duration::from_secs(2)));
     let line = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     assert!(!processes().iter().any(|p| line(p.pid) == "sleep\x0086\0"), "the check's daemon lives on");
     world.quilt(&["rm", "-f", "red"]).ok();
@@ -181,7 +181,7 @@ fn no_arp_from_the_bridge_is_no_network() {
     let error = out.failed("quilt-probe", "not_ready");
     assert!(error.to_string().contains("network") && out.stderr.contains("network"), "{error}");
     // Two seconds are the phase's own; the rest of a create takes some hundredths.
-    assert!(out.took < Duration::from_millis(2500), "{out:?}");
+    assert!(out.took < patient(Duration::from_millis(2500)), "{out:?}");
     world.assert_same(&before, SETTLE);
     let failing = world.quilt(&["probe", "green"]);
     assert!(failing.status == 19 && failing.stderr.contains("network"), "{failing:?}");
@@ -201,7 +201,8 @@ fn a_dead_container_is_told_from_a_sick_one() {
     let args = ["create", &image, "--name", "red", "--health-check", "sleep 87", "--", "sleep", "0.3"];
     let out = world.quilt(&args);
     assert!(
-        out.failed("quilt-probe", "not_ready").to_string().contains("process") && out.took < Duration::from_secs(2),
+        out.failed("quilt-probe", "not_ready").to_string().contains("process")
+            && out.took < patient(Duration::from_secs(2)),
         "{out:?}"
     );
 }

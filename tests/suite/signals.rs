@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::inventory::processes;
-use crate::harness::{Inventory, SETTLE, World, images};
+use crate::harness::{Inventory, SETTLE, World, images, pace};
 
 /// A small generator of our own (xorshift64): the seed is printed, and decides everything but the kernel's timing.
 struct Random(u64);
@@ -92,18 +92,18 @@ fn round(world: &World, before: &Inventory, victim: Victim, signal: Signal, afte
     if hit.is_some() || matches!(victim, Victim::Group) { "undone" } else { "missed" }
 }
 
-/// The generator, its seed printed. `QUILT_TEST_SEED` repeats a run, `QUILT_TEST_ROUNDS` multiplies it.
-fn random() -> (Random, u64) {
+/// The generator, its seed printed. `QUILT_TEST_SEED` repeats a run.
+fn random() -> Random {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let seed = number("QUILT_TEST_SEED").unwrap_or(now.as_nanos() as u64 | 1);
     println!("QUILT_TEST_SEED={seed}");
-    (Random(seed), number("QUILT_TEST_ROUNDS").unwrap_or(1))
+    Random(seed)
 }
 
 fn rounds(name: &str, victims: &[Victim], count: u64) {
-    let (mut random, times) = random();
-    let count = count * times;
+    let mut random = random();
+    let count = pace::rounds(count);
     let world = World::new(name);
     // How long it takes here, so that the moments are spread over all of it.
     let image = images::busybox().display().to_string();
@@ -157,12 +157,12 @@ fn hit(world: &World, random: &mut Random, args: &[&str], whole: Duration) -> cr
 
 #[test]
 fn a_removal_that_is_hit_can_be_finished() {
-    let (mut random, times) = random();
+    let mut random = random();
     let world = World::new("rm-hit");
     world.create("box", &["--memory", "64"]);
     let whole = world.quilt(&["rm", "-f", "box"]).ok().took;
     let before = world.inventory();
-    for n in 0..30 * times {
+    for n in 0..pace::rounds(30) {
         world.create("box", &["--memory", "64"]);
         let out = hit(&world, &mut random, &["rm", "-f", "box"], whole);
         // By the same command again, or by gc, which finishes a removal that was begun and touches nothing else.
@@ -180,13 +180,13 @@ fn a_removal_that_is_hit_can_be_finished() {
 
 #[test]
 fn a_start_or_stop_that_is_hit_keeps_the_container() {
-    let (mut random, times) = random();
+    let mut random = random();
     let world = World::new("start-hit");
     world.create("box", &["--memory", "64"]);
     world.exec("box", &["sh", "-c", "echo kept >/file"]);
     let stop = world.quilt(&["stop", "box"]).ok().took;
     let start = world.quilt(&["start", "box"]).ok().took;
-    for _ in 0..20 * times {
+    for _ in 0..pace::rounds(20) {
         hit(&world, &mut random, &["stop", "box"], stop);
         world.quilt(&["gc"]).ok();
         world.quilt(&["stop", "box"]).ok();

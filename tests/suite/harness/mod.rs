@@ -8,6 +8,7 @@
 pub mod images;
 pub mod inventory;
 pub mod nftables;
+pub mod pace;
 pub mod run;
 
 use std::fs;
@@ -22,6 +23,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 pub use inventory::Inventory;
+pub use pace::patient;
 pub use run::{Out, Run, Running};
 
 /// What the kernel does later than it says: namespaces and links go this long after their last process, at most.
@@ -244,9 +246,10 @@ pub fn skipped() -> Vec<String> {
     SKIPS.lock().unwrap().clone()
 }
 
-/// Waits until `done`, looking again and again: the one place where the tests do so. False if it is not by the limit.
+/// Waits until `done`, looking again and again: the one place where the tests do so. False if it is not by the limit,
+/// as [`patient`] has it.
 pub fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + patient(limit);
     loop {
         if done() {
             return true;

@@ -105,7 +105,7 @@ impl Run {
         // Fails where the command does not read it all; that is the command's business.
         thread::spawn(move || drop(stdin.write_all(&input)));
         let pid = child.id() as i32;
-        Running { what, pid, status: wait(child), out, err, started, limit: self.limit }
+        Running { what, pid, status: wait(child), out, err, started, limit: super::patient(self.limit) }
     }
 
     /// Runs it to its end; a command that takes longer than its limit fails the test.
