@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::sys::utsname::uname;
 use quilt_record::Id;
 use quilt_record::error::{Code, Error};
 use quilt_record::have::Hierarchy;
+use quilt_record::process::kernel_is_at_least;
 
 use crate::layout::{CONTROLLERS, Layout};
 use crate::limits::given;
@@ -114,9 +114,7 @@ fn no_controller(controller: &str, base: &Path) -> Error {
 
 /// Whether a v1 memory limit binds only the processes right in the cgroup until told otherwise: so before Linux 5.11.
 fn flat_memory() -> bool {
-    let release = uname().ok().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
-    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (5, 11))
+    !kernel_is_at_least(5, 11)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use quilt_record::error::{classify, complain};
-use quilt_record::{Container, Error, Instance, Step, readonly};
+use quilt_record::{Code, Container, Error, Instance, Step, readonly};
 use quilt_unpack::tree;
 
 use crate::{network, remove};
@@ -25,6 +25,10 @@ pub fn purge(instance: &Instance) -> anyhow::Result<()> {
     for id in Container::list(instance)? {
         if let Err(error) = remove::remove(instance, &id, true) {
             let error = classify(&error);
+            // Somebody else was quicker.
+            if error.code == Code::NotFound {
+                continue;
+            }
             complain("quilt-gc", &error);
             failed.get_or_insert(error);
         }

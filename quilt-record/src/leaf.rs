@@ -25,7 +25,7 @@ use nix::unistd::{UnlinkatFlags, pipe2, read, unlinkat, write};
 
 use crate::error::{Code, Error, Step};
 use crate::have::Hierarchy;
-use crate::sys;
+use crate::{process, sys};
 
 pub use freeze::{is_paused, pause, unpause};
 pub use kill::{kill_all, kill_all_by_freezing, kill_strays};
@@ -47,6 +47,8 @@ pub struct Leaf {
     name: String,
     home: Part,
     others: Vec<Part>,
+    /// Whether who is born in it must join it all the same.
+    late: bool,
 }
 
 #[derive(Debug)]
@@ -107,7 +109,10 @@ impl Leaf {
         let home = Part::open(judge.version, &judge.path.join(name))?;
         let others = hierarchies.iter().filter(|h| h.version == 1 && h.path != judge.path);
         let others = others.map(|h| Part::open(1, &h.path)).collect::<Result<_, Error>>()?;
-        Ok(Leaf { name: name.to_owned(), home, others })
+        // A child born into another cgroup got its parent's CPUs until Linux 6.4 (`cpuset_fork`).
+        let has_cpuset = judge.controllers.split(',').any(|c| c == "cpuset");
+        let late = judge.version == 2 && has_cpuset && !process::kernel_is_at_least(6, 4);
+        Ok(Leaf { name: name.to_owned(), home, others, late })
     }
 
     /// `None` if it is there already.
@@ -180,7 +185,7 @@ impl Leaf {
         };
         let all: Vec<&Part> = self.others.iter().chain([&self.home]).collect();
         let v1: Vec<&Part> = all.iter().copied().filter(|p| p.version == 1).collect();
-        let child = run(&v1, unified)?;
+        let child = if self.late { run(&all, None)? } else { run(&v1, unified)? };
         let child = match child {
             // An old kernel, or a sandbox that does not know the flag: the slow way in.
             Err(e)

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
@@ -232,6 +233,13 @@ fn is_husk(pidfd: &OwnedFd) -> bool {
 pub fn poll_timeout(left: Duration) -> PollTimeout {
     let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
     PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+}
+
+/// Whether the kernel is of this version or a later one (uname(2)).
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = uname().ok().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(a), Some(b)) if (a, b) >= (major, minor))
 }
 
 #[cfg(test)]

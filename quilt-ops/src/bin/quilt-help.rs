@@ -21,7 +21,8 @@ quilt: verified-ready Linux containers in milliseconds, without a daemon
   quilt kill [-s SIG] NAME...  send a signal                 quilt logs [-f] NAME       output of its command
   quilt pause NAME...          hold them still               quilt unpause NAME...      and let them go on
   quilt rm [-f] NAME...        remove; -f also what runs     quilt wait NAME...         wait for its end
-  quilt stats [NAME...]        what containers use           quilt top NAME             its processes
+  quilt update NAME... LIMITS  change limits at once         quilt stats [NAME...]      what containers use
+  quilt top NAME               its processes
 
   quilt gc [--dry-run]         clear away what killed commands have left
   quilt version                the version, as JSON
