@@ -43,17 +43,20 @@ fn a_sandbox_without_clone3_is_no_hindrance() {
     // Init is traced, too: nobody waits for strace.
     let create = hidden(repo().join("scripts/quilt"), &["create", &image, "--name", "box"]).start();
     assert!(eventually(Duration::from_secs(20), || world.root.join("containers/box/probe.json").exists()));
-    let exec = hidden(bin().join("quilt-exec"), &["box", "sh", "-c", "echo in; exec sleep 60"]).start();
+    let exec = hidden(bin().join("quilt-exec"), &["box", "sh", "-c", "touch /tmp/in; exec sleep 60"]).start();
     let record = world.quilt(&["inspect", "box"]).ok().record();
     let hierarchies: Vec<Hierarchy> = serde_json::from_value(record["cgroup"]["have"]["hierarchies"].clone()).unwrap();
     let judge = leaf::judge(&hierarchies).unwrap();
     let leaf = || {
         let leaves = leaf::list(&hierarchies).unwrap();
-        let name = leaves.iter().find(|name| name.starts_with("x-"))?;
-        let procs = std::fs::read_to_string(judge.path.join(name).join("cgroup.procs")).ok()?;
-        procs.trim().parse::<i32>().ok()
+        let pid = |name: &String| {
+            let procs = std::fs::read_to_string(judge.path.join(name).join("cgroup.procs")).ok()?;
+            procs.trim().parse::<i32>().ok()
+        };
+        leaves.iter().filter(|name| name.starts_with("x-")).find_map(pid)
     };
-    assert!(eventually(Duration::from_secs(10), || leaf().is_some()));
+    assert!(eventually(Duration::from_secs(10), || world.quilt(&["exec", "box", "test", "-e", "/tmp/in"]).status == 0));
+    assert!(leaf().is_some(), "{:?}", leaf::list(&hierarchies));
     let init = std::fs::read_to_string(judge.path.join("init/cgroup.procs")).unwrap();
     assert_eq!(init.trim(), world.init("box").to_string());
     for program in ["quilt", "quilt-exec"] {
