@@ -220,14 +220,13 @@ fn quota(dir: &Dir<'_>) -> Result<Cpu, Error> {
 }
 
 fn pids(dir: &Dir<'_>) -> Result<Pids, Error> {
-    // The count of a v2 tree is that of the whole tree since Linux 6.11, which also brought the file of the other count;
-    // before, and on v1, a refused fork counts where it was tried.
-    let whole = dir.read("pids.events.local")?.is_some();
+    // A refused fork counts where it was tried, on v2 before Linux 6.11 too: but there the controller is not passed on to
+    // the leaves, so it is the container's own cgroup.
     Ok(Pids {
         current: dir.number("pids.current")?,
         limit: dir.number("pids.max")?,
         peak: dir.number("pids.peak")?,
-        refused: if whole {
+        refused: if dir.version == 2 {
             dir.map("pids.events", |text| parse::keyed(text, "max"))?
         } else {
             dir.sum("pids.events", "max")?

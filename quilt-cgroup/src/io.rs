@@ -87,6 +87,11 @@ impl fmt::Display for IoMax {
 }
 
 impl IoMax {
+    /// Whether no limit is left of it.
+    pub(crate) fn is_lifted(&self) -> bool {
+        self.set().all(|(_, _, limit)| limit == Limit::Max)
+    }
+
     fn set(&self) -> impl Iterator<Item = (&'static str, &'static str, Limit<u64>)> {
         KEYS.iter().zip(self.limits).filter_map(|((key, file), limit)| Some((*key, *file, limit?)))
     }
@@ -100,7 +105,12 @@ impl IoMax {
 
     /// The kernel's files and what is to be written to them, on a hierarchy of that version. Looks the disk up.
     pub(crate) fn files(&self, version: u8) -> Result<Vec<(&'static str, String)>, Error> {
-        let (major, minor) = self.number()?;
+        let (major, minor) = match self.number() {
+            Ok(number) => number,
+            // A disk that was unplugged has no limit.
+            Err(e) if e.code == Code::NotFound && self.is_lifted() => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
         if version == 1 {
             let text = |limit: Limit<u64>| format!("{major}:{minor} {}", limit.value().unwrap_or(0));
             return Ok(self.set().map(|(_, file, limit)| (file, text(limit))).collect());

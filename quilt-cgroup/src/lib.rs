@@ -23,7 +23,7 @@ mod want;
 mod weight;
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quilt_record::error::{Error, Step as _};
@@ -70,11 +70,22 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Cgroup>> {
             done => {
                 let (hierarchies, without) = done?;
                 let version = version(&hierarchies).to_owned();
-                let notes = parent.note.into_iter().chain(without).collect();
+                let low = without_protection(&layout, &parent, want);
+                let notes = parent.note.into_iter().chain(without).chain(low).collect();
                 return Ok(Outcome::Done(Cgroup { boot: boot_id().to_owned(), version, hierarchies, notes }));
             }
         }
     }
+}
+
+/// v2 protects a cgroup's memory only as far as every cgroup above it is protected (cgroup-v2.rst, `memory.low`).
+fn without_protection(layout: &Layout, parent: &Parent, want: &Want) -> Option<String> {
+    let tree = layout.v2.as_ref().filter(|_| want.memory_soft.is_some_and(|soft| soft.0 > 0))?;
+    let above = parent.path.ancestors().filter(|at| !at.as_os_str().is_empty());
+    let bare =
+        |at: &&Path| std::fs::read_to_string(tree.join(at).join("memory.low")).is_ok_and(|low| low.trim() == "0");
+    let bare = above.into_iter().find(bare)?;
+    Some(format!("--memory-soft has no effect as long as /{} has none (memory.low)", bare.display()))
 }
 
 /// The v2 tree, with those controllers that v1 does not have.

@@ -21,8 +21,8 @@ const PERIOD_US: f64 = 100_000.0;
 pub(crate) struct Setting {
     pub(crate) file: &'static str,
     pub(crate) text: String,
-    /// What to write where the file is not there: another scheduler's.
-    pub(crate) or: Option<(&'static str, String)>,
+    /// The same for another scheduler of disks: a kernel may have either or both, and only a disk knows whose it is.
+    pub(crate) also: Option<(&'static str, String)>,
 }
 
 impl Want {
@@ -113,8 +113,8 @@ impl Want {
         if let Some(io) = self.io_weight {
             let bfq = weight::to_bfq(io).to_string();
             if version == 2 {
-                let or = Some(("io.bfq.weight", bfq));
-                settings.0.push(Setting { file: "io.weight", text: io.to_string(), or });
+                let also = Some(("io.bfq.weight", bfq));
+                settings.0.push(Setting { file: "io.weight", text: io.to_string(), also });
             } else {
                 settings.put("blkio.bfq.weight", bfq);
             }
@@ -130,7 +130,7 @@ struct Settings(Vec<Setting>);
 
 impl Settings {
     fn put(&mut self, file: &'static str, text: String) {
-        self.0.push(Setting { file, text, or: None });
+        self.0.push(Setting { file, text, also: None });
     }
 
     fn put_if(&mut self, file: &'static str, text: Option<String>) {

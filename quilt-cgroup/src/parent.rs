@@ -67,8 +67,11 @@ impl Parent {
             Err(e) if e.code == Code::NotFound => None,
             Err(e) => return Err(e),
         };
-        let path = saved.map(|text| PathBuf::from(text.trim_end()));
-        Ok(path.map_or_else(|| Parent::of_instance(instance), |path| Parent { path, base: PathBuf::new(), note: None }))
+        let Some(text) = saved else { return Ok(Parent::of_instance(instance)) };
+        let path = PathBuf::from(text.trim_end());
+        // What is above the unit is systemd's, whether it still delegates or not.
+        let base = base(&path, |_| true).unwrap_or_default();
+        Ok(Parent { path, base, note: None })
     }
 
     /// Whether it is the instance's own, which stays when it is empty.
@@ -97,6 +100,9 @@ impl Parent {
     }
 }
 
+/// The longest name of a file or a cgroup, in bytes (limits.h).
+const NAME_MAX: usize = 255;
+
 /// A path below the root, without the slash.
 fn relative(text: &str) -> Result<PathBuf, Error> {
     let refuse = |why: &str| Error::new(Code::Invalid, "read --cgroup-parent", format!("`{text}` {why}"));
@@ -107,6 +113,14 @@ fn relative(text: &str) -> Result<PathBuf, Error> {
     let plain = Path::new(below).components().all(|c| matches!(c, Component::Normal(_)));
     if !plain || below.contains("//") || below.contains("/./") || below.chars().any(char::is_control) {
         return Err(refuse("is no plain path: write one such as /agents/ci"));
+    }
+    if below.split('/').any(|name| name.len() > NAME_MAX) {
+        return Err(refuse("has a name of more than 255 bytes"));
+    }
+    // Below an instance's own cgroup everything is a container of its.
+    let first = below.split('/').next().unwrap_or_default();
+    if first == "quilt" || first.starts_with("quilt-") {
+        return Err(refuse("is an instance's own: leave the flag out, or write another name"));
     }
     Ok(below.into())
 }
@@ -166,7 +180,7 @@ mod tests {
     #[test]
     fn a_parent_is_a_plain_path_below_the_root() {
         assert_eq!(relative("/agents/ci"), Ok("agents/ci".into()));
-        for bad in ["", "/", "agents", "//", "/a/../b", "/..", "/a//b", "/./a", "/a\nb"] {
+        for bad in ["", "/", "agents", "//", "/a/../b", "/..", "/a//b", "/./a", "/a\nb", "/quilt", "/quilt-abc/x"] {
             assert!(relative(bad).is_err(), "{bad:?}");
         }
     }

@@ -35,17 +35,25 @@ pub fn plan(layout: &Layout, unified: Option<&Unified>, parent: &Parent, id: &Id
     let mut steps = Vec::with_capacity(24);
     for (names, mount) in &layout.v1 {
         let has = |controller: &str| names.split(',').any(|n| n == controller);
-        for cgroup in parent.chain().iter().skip(1).map(|cgroup| mount.join(cgroup)) {
+        let own = mount.join(&parent.path);
+        // All of the way: systemd makes no directories of its units in most of these hierarchies.
+        let mut chain: Vec<PathBuf> = own.ancestors().take_while(|at| *at != mount).map(Path::to_owned).collect();
+        chain.reverse();
+        let bare = has("cpuset") && !inherits(&own);
+        for cgroup in &chain {
             steps.push(Step::Mkdir(cgroup.clone()));
-            if has("memory") && flat_memory() {
-                steps.push(set(cgroup.join("memory.use_hierarchy"), "1", "memory"));
-            }
-            if has("cpuset") && !inherited(&cgroup) {
-                for file in ["cpuset.cpus", "cpuset.mems"] {
-                    steps.push(set(cgroup.join(file), &given(file, &cgroup)?, "cpuset"));
+            for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|_| bare) {
+                // Somebody may have given it fewer.
+                if is_empty(&cgroup.join(file)) {
+                    steps.push(set(cgroup.join(file), &given(file, cgroup)?, "cpuset"));
                 }
-                steps.push(set(cgroup.join(CLONE_CHILDREN), "1", "cpuset"));
             }
+        }
+        if bare {
+            steps.push(set(own.join(CLONE_CHILDREN), "1", "cpuset"));
+        }
+        if has("memory") && flat_memory() {
+            steps.push(set(own.join("memory.use_hierarchy"), "1", "memory"));
         }
         steps.push(Step::Mkdir(mount.join(&below)));
     }
@@ -59,7 +67,7 @@ pub fn plan(layout: &Layout, unified: Option<&Unified>, parent: &Parent, id: &Id
             for controller in v2.available.iter().filter(|c| !passed.contains(c)) {
                 let optional = !required.contains(&controller.as_str());
                 let (path, text) = (cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
-                steps.push(Step::Write { path, text, controller: controller.clone(), or: None, optional });
+                steps.push(Step::Write { path, text, controller: controller.clone(), also: None, optional });
             }
         }
         steps.push(Step::Mkdir(v2.path.join(&below)));
@@ -78,30 +86,36 @@ pub(crate) fn limits(
     want: &Want,
 ) -> Result<Vec<Step>, Error> {
     let mut steps = Vec::with_capacity(8);
-    for controller in CONTROLLERS.iter().copied().chain(["cpuset"]) {
+    // Memory last: lowering it may cost processes their lives, which no taking back makes good.
+    for controller in CONTROLLERS.iter().copied().chain(["cpuset"]).filter(|c| *c != "memory").chain(["memory"]) {
         let v1 = layout.on_v1(controller).map(|mount| (1, mount));
         let v2 = unified.filter(|v2| v2.available.iter().any(|c| c == controller)).map(|v2| (2, v2.path.as_path()));
         let Some((version, mount)) = v1.or(v2) else { continue };
         let own = mount.join(below);
         for setting in want.settings(controller, version, own.parent().unwrap_or(mount))? {
-            let or = setting.or.map(|(file, text)| (own.join(file), text));
+            let also = setting.also.map(|(file, text)| (own.join(file), text));
             let (path, controller) = (own.join(setting.file), controller.to_owned());
-            steps.push(Step::Write { path, text: setting.text, controller, or, optional: false });
+            steps.push(Step::Write { path, text: setting.text, controller, also, optional: false });
         }
     }
     Ok(steps)
 }
 
 fn set(path: PathBuf, text: &str, controller: &str) -> Step {
-    Step::Write { path, text: text.to_owned(), controller: controller.to_owned(), or: None, optional: false }
+    Step::Write { path, text: text.to_owned(), controller: controller.to_owned(), also: None, optional: false }
 }
 
 /// v1's way to give a new cgroup the CPUs and the memory of its parent, without which nobody can be in it (cpuset(7),
 /// `cgroup.clone_children`). Set last of all, so that one who sees it set finds the rest done.
 const CLONE_CHILDREN: &str = "cgroup.clone_children";
 
-fn inherited(cgroup: &Path) -> bool {
+fn inherits(cgroup: &Path) -> bool {
     fs::read(cgroup.join(CLONE_CHILDREN)).is_ok_and(|text| text.starts_with(b"1"))
+}
+
+/// Whether nothing stands in the file, be it that there is none.
+fn is_empty(file: &Path) -> bool {
+    fs::read_to_string(file).map_or(true, |text| text.trim().is_empty())
 }
 
 /// `unsupported`, for a limit that nothing here can keep.
@@ -164,9 +178,9 @@ mod tests {
                 "mkdir /c/pids/quilt/web",
                 "mkdir /c/unified/quilt",
                 "mkdir /c/unified/quilt/web",
-                "write 536870912 to /c/memory/quilt/web/memory.limit_in_bytes",
                 "write 5120 to /c/cpu,cpuacct/quilt/web/cpu.shares",
                 "write 2048 to /c/pids/quilt/web/pids.max",
+                "write 536870912 to /c/memory/quilt/web/memory.limit_in_bytes",
             ]
         );
         Ok(())

@@ -22,8 +22,8 @@ pub enum Step {
         text: String,
         /// The controller it belongs to.
         controller: String,
-        /// What is written instead where there is no such file.
-        or: Option<(PathBuf, String)>,
+        /// What is written to another file for the same purpose; one of the two must be there.
+        also: Option<(PathBuf, String)>,
         /// Whether the container can do without the controller.
         optional: bool,
     },
@@ -33,9 +33,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Mkdir(path) => write!(f, "mkdir {}", path.display()),
-            Step::Write { path, text, or, .. } => {
-                write!(f, "write {} to {}", text.trim_end(), path.display())?;
-                or.iter().try_for_each(|(path, text)| write!(f, ", or {text} to {}", path.display()))
+            Step::Write { path, text, also, .. } => {
+                write!(f, "write {text} to {}", path.display())?;
+                also.iter().try_for_each(|(path, text)| write!(f, ", and {text} to {}", path.display()))
             }
         }
     }
@@ -46,15 +46,22 @@ impl Step {
     pub fn execute(&self) -> Result<(), Error> {
         match self {
             Step::Mkdir(path) => match DirBuilder::new().mode(0o755).create(path) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    let message = format!("`{name}` is the name of one of the kernel's own files there: take another");
+                    Err(Error::new(Code::Invalid, self.to_string(), message))
+                }
                 other => other.map_err(|e| Error::os(self.to_string(), e)),
             },
-            Step::Write { path, text, controller, or, .. } => match (write(path, text), or) {
-                (Err(e), Some((path, text))) if e.kind() == ErrorKind::NotFound => {
-                    write(path, text).map_err(|e| self.explain(controller, e))
-                }
-                (written, _) => written.map_err(|e| self.explain(controller, e)),
-            },
+            Step::Write { path, text, controller, also, .. } => {
+                let written = match (write(path, text), also.as_ref().map(|(path, text)| write(path, text))) {
+                    (Err(e), Some(also)) if e.kind() == ErrorKind::NotFound => also,
+                    (Ok(()), Some(Err(e))) if e.kind() != ErrorKind::NotFound => Err(e),
+                    (written, _) => written,
+                };
+                written.map_err(|e| self.explain(controller, e))
+            }
         }
     }
 
@@ -71,7 +78,7 @@ impl Step {
                 format!("the {controller} controller cannot be passed on: there are processes in that cgroup"),
             ),
             // The cgroup was removed meanwhile.
-            Some(Errno::ENOENT | Errno::ENODEV) if enabling && !self.has_place() => (Code::NotFound, plain.message),
+            Some(Errno::ENOENT | Errno::ENODEV) if !self.has_place() => (Code::NotFound, plain.message),
             // EINVAL and ENOENT: the cgroup above does not pass it on to this one.
             Some(Errno::EINVAL | Errno::ENOENT | Errno::EOPNOTSUPP) if enabling => {
                 (Code::Unsupported, format!("the {controller} controller cannot be had here: {}", plain.message))
@@ -85,7 +92,7 @@ impl Step {
                 let message = "no such disk: a partition has no limits of its own, name the whole disk";
                 (Code::NotFound, message.to_owned())
             }
-            Some(Errno::EBUSY) if controller == "memory" => {
+            Some(Errno::EBUSY) if file.starts_with("memory.") && file.ends_with("limit_in_bytes") => {
                 (Code::Busy, "the container uses more than that, and cannot give it back".to_owned())
             }
             _ => return plain,

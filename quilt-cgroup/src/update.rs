@@ -6,19 +6,17 @@ use std::path::{Path, PathBuf};
 use quilt_record::error::{Code, Error};
 use quilt_record::have::Cgroup;
 use quilt_record::process::boot_id;
-use quilt_record::record::Section;
 use quilt_record::{Container, Instance};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::layout::Layout;
+use crate::limits::given;
 use crate::parent::Parent;
-use crate::plan::{limits, plan};
+use crate::plan::{Plan, limits, plan};
 use crate::step::{Step, write};
 use crate::want::Want;
 use crate::{execute, look};
-
-/// What stands in the file of the stage's section.
-type Saved = Section<Want, Cgroup>;
 
 /// Puts `changes` in force and in the container's record; what they do not mention stays as it is. All or nothing, but for
 /// limits of disks, which are not taken back. The container is locked by the caller; one that is not running gets its
@@ -28,16 +26,16 @@ pub fn update(instance: &Instance, container: &Container, changes: &Want) -> Res
         let message = "a container's cgroup stays where it was made: remove and create it";
         return Err(Error::new(Code::Invalid, "read --cgroup-parent", message));
     }
-    let text = match container.read("cgroup.json")? {
-        Some(text) => text,
-        // Not started yet: what was asked is in the record alone.
-        None => container.record()?.get::<Value>("cgroup")?.unwrap_or(serde_json::json!({"want": {}})).to_string(),
-    };
     let bad = |e: serde_json::Error| {
         Error::new(Code::Invalid, format!("read the limits of {}", container.id()), e.to_string())
     };
-    let mut saved: Saved = serde_json::from_str(&text).map_err(bad)?;
-    let old = saved.want.clone();
+    let mut section: Map<String, Value> = match container.read("cgroup.json")? {
+        Some(text) => serde_json::from_str(&text).map_err(bad)?,
+        // Not started yet: what was asked is in the record alone.
+        None => container.record()?.get("cgroup")?.unwrap_or_default(),
+    };
+    let old: Want = section.get("want").map_or(Ok(Want::default()), Want::deserialize).map_err(bad)?;
+    let have: Option<Cgroup> = section.get("have").map(Cgroup::deserialize).transpose().map_err(bad)?;
     let mut want = old.clone();
     want.update(changes);
     want.check()?;
@@ -48,25 +46,28 @@ pub fn update(instance: &Instance, container: &Container, changes: &Want) -> Res
     let unified = look(&layout, &parent, &want)?;
     // What this host cannot do is refused now, and not at the next start.
     let plan = plan(&layout, unified.as_ref(), &parent, container.id(), &want)?;
-    let there = |have: &&mut Cgroup| have.boot == boot_id() && have.hierarchies.iter().all(|h| h.path.exists());
+    let there = |have: &Cgroup| have.boot == boot_id() && have.hierarchies.iter().all(|h| h.path.exists());
     let mut done = Done(Vec::new());
-    if let Some(have) = saved.have.as_mut().filter(there) {
+    if have.as_ref().is_some_and(there) {
         // A controller that nobody has asked for before is passed on now, to all at once; the rest of that is in place.
-        let (hierarchies, _) = execute(&crate::Plan {
+        let (hierarchies, _) = execute(&Plan {
             steps: plan.steps.iter().filter(|step| enables(step)).cloned().collect(),
             hierarchies: plan.hierarchies.clone(),
         })?;
-        let before = limits(&layout, unified.as_ref(), &below, &old)?;
+        // What was asked before may name what the machine does not have any more: then all is written anew.
+        let before = limits(&layout, unified.as_ref(), &below, &old).unwrap_or_default();
         let steps = limits(&layout, unified.as_ref(), &below, &want)?;
         if let Err(e) = done.all(steps.into_iter().filter(|step| !before.contains(step)).collect()) {
             done.take_back();
             return Err(e);
         }
-        have.hierarchies = hierarchies;
+        if let Some(Value::Object(have)) = section.get_mut("have") {
+            have.insert("hierarchies".to_owned(), serde_json::to_value(hierarchies).map_err(bad)?);
+        }
     }
-    saved.want = want;
-    let text = serde_json::to_string(&saved).map_err(bad)?;
-    let written = container.write_synced("cgroup.json", &text);
+    want.io_max.retain(|io| !io.is_lifted());
+    section.insert("want".to_owned(), serde_json::to_value(want).map_err(bad)?);
+    let written = container.write_synced("cgroup.json", &Value::Object(section).to_string());
     if written.is_err() {
         done.take_back();
     }
@@ -96,12 +97,11 @@ impl Done {
     }
 
     fn one(&mut self, step: &Step) -> Result<(), Error> {
-        let Step::Write { path, .. } = step else { return step.execute() };
-        let before = fs::read_to_string(path);
+        let Step::Write { path, also, .. } = step else { return step.execute() };
+        let files = [Some(path), also.as_ref().map(|(path, _)| path)];
+        let before: Vec<(PathBuf, String)> = files.into_iter().flatten().filter_map(|file| before(file)).collect();
         step.execute()?;
-        if let (Ok(before), true) = (before, has_one_value(path)) {
-            self.0.push((path.clone(), before));
-        }
+        self.0.extend(before);
         Ok(())
     }
 
@@ -118,8 +118,16 @@ fn is_v1_memory(step: &Step) -> bool {
         || path.ends_with("memory.memsw.limit_in_bytes"))
 }
 
-/// Whether what is read from the file can be written to it. `io.max` and its like have a line for each disk.
-fn has_one_value(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name != "io.max" && !name.starts_with("blkio.throttle.")
+/// What to write to a file to have again what it says now; `None` where that cannot be said so: `io.max` and its like
+/// have a line for each disk.
+fn before(file: &Path) -> Option<(PathBuf, String)> {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name == "io.max" || name.starts_with("blkio.throttle.") {
+        return None;
+    }
+    let text = fs::read_to_string(file).ok()?;
+    // v2's way to say `as the parent`, which it takes of an empty cgroup only.
+    let unset = name.starts_with("cpuset.") && text.trim().is_empty();
+    let text = if unset { given(&format!("{name}.effective"), file.parent()?).ok()? } else { text };
+    Some((file.to_owned(), text))
 }

@@ -207,7 +207,7 @@ mod parent {
 
     impl Own {
         fn new(record: &Value, name: &str) -> Own {
-            let name = format!("quilt-test-{}-{name}", std::process::id());
+            let name = format!("a-quilt-test-{}-{name}", std::process::id());
             let root = |path: &Path| path.parent().unwrap().parent().unwrap().join(&name);
             let all = record["cgroup"]["have"]["hierarchies"].as_array().unwrap();
             let dirs = all.iter().map(|h| root(Path::new(h["path"].as_str().unwrap()))).collect();
@@ -263,13 +263,37 @@ mod parent {
             ("/", "invalid"),
             ("agents", "invalid"),
             ("/a/../b", "invalid"),
-            ("/quilt-test.slice", "denied"),
-            ("/quilt-test.slice/x", "denied"),
+            ("/quilt", "invalid"),
+            ("/quilt-abcdef/x", "invalid"),
+            ("/a-quilt-test.slice", "denied"),
+            ("/a-quilt-test.slice/x", "denied"),
         ] {
             let out = world.quilt(&["create", &image, "--name", "box", "--cgroup-parent", bad]);
             out.failed("quilt-cgroup", code);
         }
         world.assert_same(&before, crate::harness::SETTLE);
+    }
+
+    /// A cgroup that a controller is not passed on to is one that has none to give.
+    #[test]
+    fn without_the_controller_is_refused_by_its_name() {
+        let world = World::new("poor");
+        let probe = world.create("probe", &[]);
+        let own = Own::new(&probe, "pool");
+        let unit = own.1.last().unwrap().join("unit.service");
+        if own.1.len() > 1 {
+            // On v1 every cgroup has every controller.
+            return;
+        }
+        fs::create_dir_all(&unit).unwrap();
+        world.run("setfattr", &["-n", "trusted.delegate", "-v", "1", unit.to_str().unwrap()]).go().ok();
+        let image = images::busybox().display().to_string();
+        let parent = format!("/{}/unit.service", own.0);
+        let args = ["create", &image, "--name", "box", "--cgroup-parent", &parent, "--memory", "32"];
+        let out = world.quilt(&args);
+        out.failed("quilt-cgroup", "unsupported");
+        assert!(out.stderr.contains("has no memory controller"), "{out:?}");
+        fs::remove_dir(unit).unwrap();
     }
 
     /// As a service of systemd's with Delegate=yes, whose processes are in a cgroup below (DelegateSubgroup=).

@@ -172,8 +172,7 @@ fn v2_new_and_old() -> Result {
         ("q/box/cpu.max", "max 100000\n"),
         ("q/box/pids.current", "1\n"),
         ("q/box/pids.max", "max\n"),
-        ("q/box/pids.events", "max 0\n"),
-        ("q/box/init/pids.events", "max 2\n"),
+        ("q/box/pids.events", "max 2\n"),
     ];
     let tree = Tree::new("v2", &old)?;
     let cgroup = tree.cgroup(&[(2, "memory,cpu,pids", "q/box")]);

@@ -40,7 +40,8 @@ impl Dir {
     pub(super) fn open(version: u8, path: &Path) -> Result<Option<Dir>, Error> {
         match open_dir(AT_FDCWD, path) {
             Ok(fd) => Ok(Some(Dir { version, path: path.to_owned(), fd })),
-            Err(Errno::ENOENT) => Ok(None),
+            // No directory: a file of the kernel's own has that name.
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
             Err(e) => Err(Error::os(format!("open the cgroup {}", path.display()), e)),
         }
     }
@@ -97,7 +98,7 @@ pub(super) fn write_file(dir: &OwnedFd, file: &str, text: &str) -> nix::Result<b
 pub(super) fn remove(version: u8, path: &Path) -> Result<bool, Error> {
     let step = || format!("remove the cgroup {}", path.display());
     let rmdir = || match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(true),
+        Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(true),
         Err(Errno::EBUSY | Errno::ENOTEMPTY) => Ok(false),
         Err(e) => Err(Error::os(step(), e)),
     };
