@@ -42,7 +42,7 @@ pub struct Attach {
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
 
-    /// Write how the command ended to this file, as a JSON object: status, signal, timed_out, oom_kills, us
+    /// Write how the command ended to this file, as a JSON object: status, signal, timed_out, oom_kills, us, error
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use quilt_exec::{ExecError, Options, Signals, Target, cli};
+use quilt_exec::{ExecError, Options, Receipt, Signals, Target, cli};
 use quilt_record::error::complain;
 use quilt_record::instance::require_root;
 use quilt_record::{Code, Error, Id, Instance, readonly};
@@ -37,7 +37,11 @@ struct Cli {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let result = readonly::reexec().map_err(ExecError::from).and_then(|()| exec(Cli::parse()));
+    let result = readonly::reexec().map_err(ExecError::from).and_then(|()| {
+        let cli = Cli::parse();
+        let receipt = cli.options.attach.receipt.clone();
+        exec(cli).inspect_err(|failed| receipt.iter().for_each(|file| Receipt::of_failure(TOOL, failed, file)))
+    });
     match result {
         Ok(status) => ExitCode::from(status),
         Err(failed) => {

@@ -8,13 +8,14 @@ use std::time::Instant;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use quilt_record::have::Hierarchy;
-use quilt_record::{Error, Step, oom};
+use quilt_record::{Error, Failure, Step, oom};
 use serde::Serialize;
 
+use crate::enter::ExecError;
 use crate::supervise::Ending;
 
 /// The receipt of a command.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Receipt {
     /// The exit status that `quilt-exec` ends with.
     pub status: u8,
@@ -28,6 +29,33 @@ pub struct Receipt {
     pub oom_kills: Option<u64>,
     /// How long it took, in microseconds, from before it was started.
     pub us: u64,
+    /// Why there was no command to end: Quilt failed (125), or it could not be started (126, 127); `null` otherwise.
+    pub error: Option<Failure>,
+}
+
+impl Receipt {
+    /// Writes the receipt of a command that did not come to run: in place of what an earlier one may have left there.
+    pub fn of_failure(tool: &str, failed: &ExecError, file: &Path) {
+        let receipt = Receipt {
+            status: failed.status,
+            signal: None,
+            timed_out: false,
+            oom_kills: None,
+            us: 0,
+            error: Some(failed.error.failure(tool)),
+        };
+        // The failure itself is what there is to tell; it goes to standard error as well.
+        let _ = make(file).map(|file| receipt.write(file));
+    }
+
+    fn write(&self, mut file: File) -> std::io::Result<()> {
+        file.write_all(format!("{}\n", serde_json::to_string(self).unwrap_or_default()).as_bytes())
+    }
+}
+
+fn make(file: &Path) -> nix::Result<File> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, file, flags, Mode::from_bits_truncate(0o666)).map(File::from)
 }
 
 /// What is known before the command starts.
@@ -40,9 +68,7 @@ pub(crate) struct Before {
 impl Before {
     /// Looks, and makes the file, so that one that cannot be made is told before anything is done.
     pub(crate) fn look(hierarchies: &[Hierarchy], file: Option<&Path>) -> Result<Before, Error> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
-        let open = |path: &Path| openat(AT_FDCWD, path, flags, Mode::from_bits_truncate(0o666)).map(File::from);
-        let file = file.map(|path| open(path).step(|| format!("make the receipt {}", path.display()))).transpose()?;
+        let file = file.map(|path| make(path).step(|| format!("make the receipt {}", path.display()))).transpose()?;
         Ok(Before { started: Instant::now(), oom_kills: oom::kills(hierarchies), file })
     }
 
@@ -59,14 +85,14 @@ impl Before {
         };
         let receipt = Receipt {
             status,
-            signal: (status > 128 && !timed_out).then(|| status - 128),
+            // The last real-time signal is 64.
+            signal: (129..=192).contains(&status).then(|| status - 128),
             timed_out,
             oom_kills: killed,
             us: self.started.elapsed().as_micros() as u64,
+            error: None,
         };
-        let text = || serde_json::to_string(&receipt).unwrap_or_default();
-        let write = |mut file: File| file.write_all(format!("{}\n", text()).as_bytes());
-        let written = self.file.map_or(Ok(()), write).step(|| "write the receipt");
+        let written = self.file.map_or(Ok(()), |file| receipt.write(file)).step(|| "write the receipt");
         (receipt, written)
     }
 }

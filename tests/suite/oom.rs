@@ -41,16 +41,25 @@ fn a_receipt_says_how_a_command_ended() {
         assert!(us > 0 && receipt["status"] == out.status, "{us} {receipt} {out:?}");
         receipt
     };
-    let plain = |status: i32| json!({"status": status, "signal": null, "timed_out": false, "oom_kills": 0});
+    let plain =
+        |status: i32| json!({"status": status, "signal": null, "timed_out": false, "oom_kills": 0, "error": null});
     assert_eq!(receipt(&["box", "true"]), plain(0));
     assert_eq!(receipt(&["box", "sh", "-c", "exit 7"]), plain(7));
-    let killed = json!({"status": 137, "signal": 9, "timed_out": false, "oom_kills": 1});
+    let killed = json!({"status": 137, "signal": 9, "timed_out": false, "oom_kills": 1, "error": null});
     assert_eq!(receipt(&["box", "tail", "/dev/zero"]), killed);
     // As well if the command does not mind.
-    let ended = json!({"status": 0, "signal": null, "timed_out": false, "oom_kills": 1});
+    let ended = json!({"status": 0, "signal": null, "timed_out": false, "oom_kills": 1, "error": null});
     assert_eq!(receipt(&["box", "sh", "-c", "tail /dev/zero; true"]), ended);
-    let late = json!({"status": 124, "signal": null, "timed_out": true, "oom_kills": 0});
+    let late = json!({"status": 124, "signal": null, "timed_out": true, "oom_kills": 0, "error": null});
     assert_eq!(receipt(&["--timeout", "200ms", "box", "sleep", "60"]), late);
+    // Of a command that did not come to run as well, in place of the last one's.
+    for (status, code, command) in [(127, "not_found", ["box", "nothing"]), (125, "not_found", ["nobody", "true"])] {
+        let out = world.quilt(&[&["exec", "--receipt", &file], &command[..]].concat());
+        let receipt: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!((out.status, &receipt["status"], &receipt["error"]["code"]), (status, &json!(status), &json!(code)));
+    }
+    // 128 + n is no signal where there is none of that number.
+    assert_eq!(receipt(&["box", "sh", "-c", "exit 255"]), plain(255));
     // One that cannot be written is told before anything is run.
     let out = world.quilt(&["exec", "--receipt", "/no/such/dir/r", "box", "echo", "ran"]);
     assert_eq!((out.status, out.stdout.as_str(), out.stderr.lines().count()), (125, "", 1), "{out:?}");
