@@ -125,6 +125,11 @@ pub fn kill(instance: &Instance, id: &Id, signal: Signal) -> anyhow::Result<()> 
     let init = state::running(&container)?;
     sys::pidfd_send_signal(init.as_fd(), signal).step(|| format!("send {signal} to the init of {id}"))?;
     if signal == Signal::SIGKILL {
+        // What has the name now may be another one.
+        match container.lock(LOCK_LIMIT) {
+            Err(e) if e.code == Code::NotFound => return Ok(()),
+            locked => locked?,
+        }
         // With a pid namespace of its own that was all; with the host's, the others are still there.
         let hierarchies = quilt_cgroup::Place::find(instance, id)?.hierarchies;
         leaf::kill_all(&hierarchies, KILL_LIMIT)?;

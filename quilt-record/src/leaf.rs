@@ -13,15 +13,16 @@ mod kill;
 mod processes;
 mod tree;
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, pipe2, read, unlinkat, write};
+use nix::unistd::{Pid, UnlinkatFlags, pipe2, read, unlinkat, write};
 
 use crate::error::{Code, Error, Step};
 use crate::have::Hierarchy;
@@ -47,6 +48,8 @@ pub struct Leaf {
     name: String,
     home: Part,
     others: Vec<Part>,
+    /// Whether who is born in it must be told that it may run on all of its CPUs.
+    unlike: bool,
     /// Whether who is born in it must join it all the same.
     late: bool,
 }
@@ -109,10 +112,12 @@ impl Leaf {
         let home = Part::open(judge.version, &judge.path.join(name))?;
         let others = hierarchies.iter().filter(|h| h.version == 1 && h.path != judge.path);
         let others = others.map(|h| Part::open(1, &h.path)).collect::<Result<_, Error>>()?;
-        // A child born into another cgroup got its parent's CPUs until Linux 6.4 (`cpuset_fork`).
-        let has_cpuset = judge.controllers.split(',').any(|c| c == "cpuset");
-        let late = judge.version == 2 && has_cpuset && !process::kernel_is_at_least(6, 4);
-        Ok(Leaf { name: name.to_owned(), home, others, late })
+        // A child born into another cgroup had its parent's CPUs and nodes until Linux 6.4 (`cpuset_fork`).
+        let cpuset = judge.version == 2 && judge.controllers.split(',').any(|c| c == "cpuset");
+        let unlike = cpuset && !process::kernel_is_at_least(6, 4);
+        let mems = || fs::read_to_string(judge.path.join("cpuset.mems")).is_ok_and(|mems| !mems.trim().is_empty());
+        let late = unlike && mems();
+        Ok(Leaf { name: name.to_owned(), home, others, late, unlike })
     }
 
     /// `None` if it is there already.
@@ -146,7 +151,10 @@ impl Leaf {
         let mut run = |joins: &[&Part], born: Option<&Part>| -> Result<io::Result<sys::Child>, Error> {
             if joins.is_empty() {
                 return Ok(sys::fork(flags, born.map(|p| p.fd.as_fd()), || match sys::leave_realtime() {
-                    Ok(()) => body.take().map_or(255, |body| body()),
+                    Ok(()) => {
+                        self.widen();
+                        body.take().map_or(255, |body| body())
+                    }
                     Err(_) => 255,
                 }));
             }
@@ -165,6 +173,7 @@ impl Leaf {
                     }
                 }
                 drop(tell);
+                self.widen();
                 body.take().map_or(255, |body| body())
             });
             let Ok(child) = child else { return Ok(child) };
@@ -172,10 +181,8 @@ impl Leaf {
             match read(&told, &mut failed) {
                 Ok(2) => {
                     let path = &joins.get(usize::from(failed[0])).unwrap_or(&joins[0]).path;
-                    let _ = nix::sys::wait::waitpid(
-                        nix::unistd::Pid::from_raw(child.pid),
-                        Some(nix::sys::wait::WaitPidFlag::__WALL),
-                    );
+                    let _ =
+                        nix::sys::wait::waitpid(Pid::from_raw(child.pid), Some(nix::sys::wait::WaitPidFlag::__WALL));
                     let errno = Errno::from_raw(failed[1].into());
                     Err(Error::os(format!("join the cgroup {}", path.display()), errno))
                 }
@@ -196,6 +203,15 @@ impl Leaf {
             child => child,
         };
         child.map_err(|e| unforked(step(), e))
+    }
+
+    /// In the child: all CPUs, of which the kernel leaves those of its cpuset (sched_setaffinity(2)).
+    fn widen(&self) {
+        if self.unlike {
+            let mut all = CpuSet::new();
+            let added = (0..CpuSet::count()).try_for_each(|cpu| all.set(cpu));
+            let _ = added.and_then(|()| sched_setaffinity(Pid::from_raw(0), &all));
+        }
     }
 
     /// Kills everything in the leaf and below it, and returns when all of it is dead; `timeout` if it is not by `limit`.
