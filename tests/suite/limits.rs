@@ -328,6 +328,15 @@ mod parent {
         }
         assert!(path.starts_with(&format!("{unit_text}/quilt-")) && notes.is_null(), "{path} {notes}");
         world.quilt(&["exec", "lent", "echo", "hi"]).is(0, "hi\n", "");
+        // What the unit was not given is not taken from above it.
+        let cpuset = || fs::read_to_string(unit.join("cgroup.controllers")).unwrap().contains("cpuset");
+        if !cpuset() {
+            let out = world.quilt(&["update", "lent", "--memory", "48", "--cpuset", "0"]);
+            out.refused("quilt-update", "unsupported");
+            assert!(!cpuset() && out.stderr.contains("has no cpuset controller"), "{out:?}");
+            // As systemd does, which gives a unit with Delegate=yes all there are.
+            fs::write(unit.parent().unwrap().join("cgroup.subtree_control"), "+cpuset").unwrap();
+        }
         world.quilt(&["update", "lent", "--memory", "48", "--cpuset", "0"]).ok();
         assert_eq!(fs::read_to_string(Path::new(&path).join("memory.max")).unwrap().trim(), (48 << 20).to_string());
         assert!(world.exec("lent", &["grep", "Cpus_allowed_list", "/proc/self/status"]).ends_with("\t0\n"));
