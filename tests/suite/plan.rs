@@ -112,7 +112,8 @@ fn mounts_made(trace: &[String]) -> Vec<String> {
         let args: Vec<&str> = args.rsplit_once(") = ").unwrap().0.split(", ").collect();
         let [_, _, fstype, flags, data] = args[..] else { panic!("{call}") };
         if fstype == "NULL" {
-            if flags.contains("MS_BIND") {
+            // Before Linux 5.12 a read-only bind takes a second call.
+            if flags.contains("MS_BIND") && !flags.contains("MS_REMOUNT") {
                 made.push("bind".to_owned());
             }
             continue;

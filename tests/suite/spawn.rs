@@ -124,7 +124,9 @@ fn the_tools_cannot_be_overwritten_from_inside() {
     fs::set_permissions(tree.join("bin/trap"), fs::Permissions::from_mode(0o755)).unwrap();
     world.create_from(&tree, "box", &[]);
     world.quilt(&["exec", "box", "trap"]);
-    let write = "for exe in /proc/[0-9]*/exe; do echo x >$exe; dd if=/dev/zero of=$exe bs=1 count=1 conv=notrunc; done";
+    // Not the image's own, which are the container's to overwrite: overlayfs of 5.10 lets it do so while they run.
+    let write = "for exe in /proc/[0-9]*/exe; do [ \"$(readlink $exe)\" != /bin/busybox ] || continue
+        echo x >$exe; dd if=/dev/zero of=$exe bs=1 count=1 conv=notrunc; done";
     world.quilt(&["exec", "box", "sh", "-c", &format!("({write}) 2>/dev/null; true")]).ok();
     // Init is there, and on a mount that cannot be written.
     let out = world.quilt(&["exec", "box", "sh", "-c", "echo x >/proc/1/exe"]);
