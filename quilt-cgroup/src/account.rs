@@ -14,9 +14,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use nix::unistd::{SysconfVar, sysconf};
 use quilt_record::Error;
 use quilt_record::have::Cgroup;
+use quilt_record::process::ticks_us;
 use serde::Serialize;
 
 use dir::Dir;
@@ -196,10 +196,9 @@ fn cpu(cgroup: &Cgroup) -> Result<Cpu, Error> {
         cpu.system_us = parse::keyed(&stat, "system_usec");
     } else if let Some(dir) = Dir::v1(cgroup, "cpuacct") {
         let stat = dir.read("cpuacct.stat")?.unwrap_or_default();
-        let tick = 1_000_000 / ticks_per_second();
         cpu.usage_us = dir.number("cpuacct.usage")?.map(|ns| ns / 1000);
-        cpu.user_us = parse::keyed(&stat, "user").map(|ticks| ticks * tick);
-        cpu.system_us = parse::keyed(&stat, "system").map(|ticks| ticks * tick);
+        cpu.user_us = parse::keyed(&stat, "user").map(ticks_us);
+        cpu.system_us = parse::keyed(&stat, "system").map(ticks_us);
     }
     Ok(cpu)
 }
@@ -270,9 +269,4 @@ fn pressure(dir: &Dir<'_>) -> Result<Option<Pressure>, Error> {
         io: dir.map("io.pressure", parse::pressure)?,
     };
     Ok(Some(pressure).filter(|pressure| *pressure != Pressure::default()))
-}
-
-/// USER_HZ (times(2)): 100 wherever Quilt runs.
-fn ticks_per_second() -> u64 {
-    sysconf(SysconfVar::CLK_TCK).ok().flatten().map_or(100, |hz| (hz as u64).max(1))
 }

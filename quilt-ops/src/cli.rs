@@ -1,5 +1,6 @@
 //! What the verbs' command lines have in common.
 
+use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,6 +62,40 @@ impl Targets {
             }
         }
         Ok(first.map_or(ExitCode::SUCCESS, |code| ExitCode::from(code.status())))
+    }
+}
+
+impl Targets {
+    /// The same for a verb on what runs: of `--all`, those are meant that do.
+    pub fn each_running(
+        &self,
+        tool: &str,
+        instance: &Instance,
+        verb: impl Fn(&Instance, &Id) -> anyhow::Result<()>,
+    ) -> anyhow::Result<ExitCode> {
+        self.each(tool, instance, |instance, id| match verb(instance, id) {
+            Err(e) if self.all && classify(&e).code == Code::NotFound => Ok(()),
+            done => done,
+        })
+    }
+}
+
+/// How a list is printed.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Form {
+    /// JSON lines, wherever the output goes
+    #[arg(long, conflicts_with = "table")]
+    json: bool,
+
+    /// The table, wherever the output goes
+    #[arg(long)]
+    table: bool,
+}
+
+impl Form {
+    /// A table: on a terminal, unless it was said.
+    pub fn is_table(&self) -> bool {
+        self.table || (!self.json && stdout().is_terminal())
     }
 }
 

@@ -4,9 +4,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
 use quilt_record::have::{Cgroup, Spawn};
-use quilt_record::process::wait_dead;
+use quilt_record::process::{ticks_us, wait_dead};
 use quilt_record::{Code, Container, Error, Id, Instance, Step};
 use serde::Deserialize;
 
@@ -68,10 +67,4 @@ fn cgroup(container: &Container) -> Result<Cgroup, Error> {
 pub fn age_us(start: u64) -> u64 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     (now.as_micros() as u64).saturating_sub(ticks_us(start))
-}
-
-/// Clock ticks (USER_HZ, times(2)) in microseconds.
-pub fn ticks_us(ticks: u64) -> u64 {
-    let hz = sysconf(SysconfVar::CLK_TCK).ok().flatten().map_or(100, |hz| (hz as u64).max(1));
-    ticks * (1_000_000 / hz)
 }

@@ -9,10 +9,11 @@ mod process;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
+use quilt_record::process::ticks_us;
 use quilt_record::{Error, Id, Instance, leaf};
 use serde::Serialize;
 
-use crate::live::{Live, age_us, ticks_us};
+use crate::live::{Live, age_us};
 use crate::output::{bytes, cell, columns, duration};
 use process::{Found, uid_inside};
 

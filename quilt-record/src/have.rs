@@ -91,6 +91,13 @@ pub struct Hierarchy {
     pub path: PathBuf,
 }
 
+impl Hierarchy {
+    /// Whether it has the controller, by the name that its version has for it.
+    pub fn has(&self, controller: &str) -> bool {
+        self.controllers.split(',').any(|name| name == controller)
+    }
+}
+
 /// `spawn`: the running container, until the next boot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spawn {

@@ -65,9 +65,8 @@ struct Part {
 /// The hierarchy with the leaves, of those that a container has a directory in: it knows who is in the container, and
 /// can stop all of it (v2's or v1's freezer) where there is one that can.
 pub fn judge(hierarchies: &[Hierarchy]) -> Option<&Hierarchy> {
-    let freezer = |h: &&Hierarchy| h.controllers.split(',').any(|c| c == "freezer");
     let v2 = hierarchies.iter().find(|h| h.version == 2);
-    v2.or_else(|| hierarchies.iter().find(freezer)).or(hierarchies.last())
+    v2.or_else(|| hierarchies.iter().find(|h| h.has("freezer"))).or(hierarchies.last())
 }
 
 impl Leaf {
@@ -113,7 +112,7 @@ impl Leaf {
         let others = hierarchies.iter().filter(|h| h.version == 1 && h.path != judge.path);
         let others = others.map(|h| Part::open(1, &h.path)).collect::<Result<_, Error>>()?;
         // A child born into another cgroup had its parent's CPUs and nodes until Linux 6.4 (`cpuset_fork`).
-        let cpuset = judge.version == 2 && judge.controllers.split(',').any(|c| c == "cpuset");
+        let cpuset = judge.version == 2 && judge.has("cpuset");
         let unlike = cpuset && !process::kernel_is_at_least(6, 4);
         let mems = || fs::read_to_string(judge.path.join("cpuset.mems")).is_ok_and(|mems| !mems.trim().is_empty());
         let late = unlike && mems();

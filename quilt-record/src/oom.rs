@@ -9,8 +9,7 @@ use crate::have::Hierarchy;
 /// `Documentation/admin-guide/cgroup-v2.rst`), or of v1's `memory.oom_control`, where all processes are in the cgroup
 /// itself (Linux 4.13). `None` if no hierarchy counts, or the container's cgroup is gone.
 pub fn kills(hierarchies: &[Hierarchy]) -> Option<u64> {
-    let counts = |h: &&Hierarchy| h.controllers.split(',').any(|c| c == "memory");
-    let memory = hierarchies.iter().find(counts)?;
+    let memory = hierarchies.iter().find(|h| h.has("memory"))?;
     let file = if memory.version == 1 { "memory.oom_control" } else { "memory.events" };
     let text = fs::read_to_string(memory.path.join(file)).ok()?;
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::utsname::uname;
+use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
@@ -233,6 +234,12 @@ fn is_husk(pidfd: &OwnedFd) -> bool {
 pub fn poll_timeout(left: Duration) -> PollTimeout {
     let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
     PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+}
+
+/// Clock ticks (USER_HZ, times(2): 100 a second wherever Quilt runs) in microseconds.
+pub fn ticks_us(ticks: u64) -> u64 {
+    let hz = sysconf(SysconfVar::CLK_TCK).ok().flatten().map_or(100, |hz| (hz as u64).max(1));
+    ticks * (1_000_000 / hz)
 }
 
 /// Whether the kernel is of this version or a later one (uname(2)).

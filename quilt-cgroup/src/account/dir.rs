@@ -19,8 +19,7 @@ pub(super) struct Dir<'a> {
 impl Dir<'_> {
     /// The container's directory in the v1 hierarchy with that controller.
     pub(super) fn v1<'a>(cgroup: &'a Cgroup, controller: &str) -> Option<Dir<'a>> {
-        let has = |names: &str| names.split(',').any(|name| name == controller);
-        let found = cgroup.hierarchies.iter().find(|h| h.version == 1 && has(&h.controllers))?;
+        let found = cgroup.hierarchies.iter().find(|h| h.version == 1 && h.has(controller))?;
         Some(Dir { version: 1, path: &found.path })
     }
 

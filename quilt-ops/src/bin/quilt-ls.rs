@@ -1,10 +1,9 @@
 //! `quilt-ls`: lists containers.
 
-use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
-use quilt_ops::cli::Root;
+use quilt_ops::cli::{Form, Root};
 use quilt_ops::list::{Filter, Label, list, table};
 use quilt_ops::output::{put, put_json};
 use quilt_ops::state::Status;
@@ -17,16 +16,11 @@ struct Cli {
     #[command(flatten)]
     root: Root,
 
-    /// JSON lines, wherever the output goes
-    #[arg(long, conflicts_with_all = ["table", "quiet"])]
-    json: bool,
-
-    /// The table, wherever the output goes
-    #[arg(long, conflicts_with = "quiet")]
-    table: bool,
+    #[command(flatten)]
+    form: Form,
 
     /// Names only
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["json", "table"])]
     quiet: bool,
 
     /// Only those that run, paused ones among them
@@ -53,7 +47,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let found = list(&cli.root.locate()?, &Filter { status, labels: cli.labels.clone() })?;
     if cli.quiet {
         put(found.iter().map(|s| format!("{}\n", s.id)).collect::<String>().as_bytes())?;
-    } else if cli.table || (!cli.json && stdout().is_terminal()) {
+    } else if cli.form.is_table() {
         put(table(&found).as_bytes())?;
     } else {
         for summary in &found {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use quilt_ops::cli::{Root, Targets};
 use quilt_ops::pause::pause;
-use quilt_record::error::{classify, report};
-use quilt_record::{Code, signals};
+use quilt_record::error::report;
+use quilt_record::signals;
 
 /// Hold containers still: every process in them stops where it is, until unpause
 ///
@@ -26,12 +26,6 @@ struct Cli {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();
-    let all = || {
-        cli.which.each("quilt-pause", &cli.root.locate()?, |instance, id| match pause(instance, id) {
-            // Of all, those are meant that run.
-            Err(e) if cli.which.all && classify(&e).code == Code::NotFound => Ok(()),
-            done => done,
-        })
-    };
+    let all = || cli.which.each_running("quilt-pause", &cli.root.locate()?, pause);
     report("quilt-pause", all())
 }

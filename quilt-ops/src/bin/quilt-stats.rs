@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
-use quilt_ops::cli::{Root, complain_of};
+use quilt_ops::cli::{Form, Root, complain_of};
 use quilt_ops::output::put;
 use quilt_ops::stats::{Every, Pace, Round, Sampler, table};
 use quilt_record::error::report;
@@ -29,13 +29,8 @@ struct Cli {
     #[arg(short, long, value_name = "SECONDS")]
     watch: Option<Every>,
 
-    /// JSON lines, wherever the output goes
-    #[arg(long, conflicts_with = "table")]
-    json: bool,
-
-    /// The table, wherever the output goes
-    #[arg(long)]
-    table: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// The program.
@@ -68,18 +63,17 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 /// What a round is printed as: on a terminal, over the one before.
 fn show(cli: &Cli, round: &Round, first: bool) -> anyhow::Result<String> {
-    let terminal = stdout().is_terminal();
     if round.stats.is_empty() && !cli.ids.is_empty() {
         return Ok(String::new());
     }
-    if cli.json || !(cli.table || terminal) {
+    if !cli.form.is_table() {
         let line = |stats| Ok(serde_json::to_string(stats)? + "\n");
         return round.stats.iter().map(line).collect();
     }
     let table = table(&round.stats);
     Ok(match cli.watch {
         // console_codes(4): to the top left; erase to the end of each line, and of the screen.
-        Some(_) if terminal => format!("\x1b[H{}\x1b[J", table.replace('\n', "\x1b[K\n")),
+        Some(_) if stdout().is_terminal() => format!("\x1b[H{}\x1b[J", table.replace('\n', "\x1b[K\n")),
         Some(_) if !first => format!("\n{table}"),
         _ => table,
     })

@@ -1,10 +1,9 @@
 //! `quilt-top`: the processes of a container.
 
-use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
-use quilt_ops::cli::Root;
+use quilt_ops::cli::{Form, Root};
 use quilt_ops::output::{put, put_json};
 use quilt_ops::top::{table, top};
 use quilt_record::Id;
@@ -21,13 +20,8 @@ struct Cli {
     #[arg(value_name = "NAME")]
     id: Id,
 
-    /// JSON lines, wherever the output goes
-    #[arg(long, conflicts_with = "table")]
-    json: bool,
-
-    /// The table, wherever the output goes
-    #[arg(long)]
-    table: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// The program.
@@ -38,7 +32,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let processes = top(&cli.root.locate()?, &cli.id)?;
-    if cli.table || (!cli.json && stdout().is_terminal()) {
+    if cli.form.is_table() {
         put(table(&processes).as_bytes())?;
     } else {
         for process in &processes {

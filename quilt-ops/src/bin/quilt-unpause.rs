@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use quilt_ops::cli::{Root, Targets};
 use quilt_ops::pause::unpause;
-use quilt_record::error::{classify, report};
-use quilt_record::{Code, signals};
+use quilt_record::error::report;
+use quilt_record::signals;
 
 /// Let paused containers go on
 #[derive(Parser)]
@@ -23,12 +23,6 @@ struct Cli {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     signals::block();
-    let all = || {
-        cli.which.each("quilt-unpause", &cli.root.locate()?, |instance, id| match unpause(instance, id) {
-            // Of all, those are meant that run.
-            Err(e) if cli.which.all && classify(&e).code == Code::NotFound => Ok(()),
-            done => done,
-        })
-    };
+    let all = || cli.which.each_running("quilt-unpause", &cli.root.locate()?, unpause);
     report("quilt-unpause", all())
 }
