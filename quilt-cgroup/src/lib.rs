@@ -72,7 +72,13 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Cgroup>> {
                 let version = version(&hierarchies).to_owned();
                 let low = without_protection(&layout, &parent, want);
                 let notes = parent.note.into_iter().chain(without).chain(low).collect();
-                return Ok(Outcome::Done(Cgroup { boot: boot_id().to_owned(), version, hierarchies, notes }));
+                return Ok(Outcome::Done(Cgroup {
+                    boot: boot_id().to_owned(),
+                    version,
+                    hierarchies,
+                    devices: Vec::new(),
+                    notes,
+                }));
             }
         }
     }

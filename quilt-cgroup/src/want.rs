@@ -78,6 +78,11 @@ pub struct Want {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_max: Vec<IoMax>,
 
+    /// A device of the host for the container: /dev/kvm, /dev/sda:/dev/xvda:r; rights r, w, m [default: rwm]; may be repeated
+    #[arg(long, value_name = "SRC[:DST][:rwm]", help_heading = "Mounts")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device: Vec<String>,
+
     /// The cgroup to make the container's below, in the v2 tree and in every v1 hierarchy: /agents [default: the caller's, if it is delegated, else the root's /quilt]
     #[arg(long, value_name = "PATH", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -12,8 +12,12 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::sys::{self, Capabilities};
 
+pub mod capability;
+mod rules;
 pub mod user;
 
+pub use capability::CapSet;
+pub use rules::{FILTER, Rlimit, Rules, Seccomp};
 pub use user::User;
 
 /// The capabilities that are left, by their numbers in `linux/capability.h`: podman's default set.

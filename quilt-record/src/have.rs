@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::confine::Rules;
 use crate::process::ProcessId;
 
 /// `unpack`: where the root file system is. Outlives a reboot.
@@ -74,9 +75,27 @@ pub struct Cgroup {
     pub version: String,
     /// Every hierarchy that the container has a directory in.
     pub hierarchies: Vec<Hierarchy>,
+    /// The devices of the host that it may use beside everybody's.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub devices: Vec<Device>,
     /// What could not be done on this host and is no failure, in words.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,
+}
+
+/// A device of the host that a container may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Where it is inside: an absolute path below /dev.
+    pub path: String,
+    /// `c` or `b`, a character or a block device.
+    pub kind: char,
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+    /// What may be done with it: of `r` (read), `w` (write), `m` (mknod) in this order.
+    pub access: String,
 }
 
 /// One directory of a container, which carries the limits. Its processes are in `init` and `x-N` below it in one hierarchy
@@ -111,6 +130,9 @@ pub struct Spawn {
     pub namespaces: Vec<(String, u64)>,
     /// The environment of its commands: `NAME=value`.
     pub env: Vec<String>,
+    /// What its processes are held to; the default for a container that was started before this was said.
+    #[serde(default)]
+    pub confine: Rules,
     /// What could not be done on this host and is no failure, in words.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,

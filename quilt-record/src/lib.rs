@@ -7,6 +7,7 @@
 pub mod claim;
 pub mod confine;
 pub mod container;
+pub mod defence;
 pub mod error;
 pub mod handover;
 pub mod have;

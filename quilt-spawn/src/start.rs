@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{UnlinkatFlags, pipe2, unlinkat};
 
+use quilt_record::confine::Rules;
 use quilt_record::error::Step as _;
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::process::forgo_oom_protection;
@@ -101,6 +102,7 @@ pub fn start(
         started: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
         namespaces: heard.namespaces,
         env: want.environment(&heard.home, &input.hostname),
+        confine: Rules::default(),
         notes,
     })
 }

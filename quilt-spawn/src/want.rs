@@ -42,10 +42,85 @@ pub struct Want {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<Span>,
 
+    /// Give the container's processes a capability beside the eleven of the default: NET_RAW, SYS_PTRACE…; ALL [default: none]
+    #[arg(long, value_name = "CAPABILITY", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+
+    /// Take a capability of the default away: SETUID, CHOWN…; ALL [default: none]
+    #[arg(long, value_name = "CAPABILITY", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
+
+    /// No protection at all: all capabilities, devices and system calls, nothing masked or read-only
+    #[arg(long, help_heading = "Security")]
+    #[serde(skip_serializing_if = "is_false")]
+    pub privileged: bool,
+
+    /// The system calls that are allowed: a profile in docker's JSON format, or `off` [default: Quilt's own]
+    #[arg(long, value_name = "FILE|off", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<String>,
+
+    /// Allow system calls by the 32-bit entry points of the machine as well (i386 and x32, or 32-bit Arm)
+    #[arg(long, help_heading = "Security")]
+    #[serde(skip_serializing_if = "is_false")]
+    pub abi32: bool,
+
+    /// Whether setuid programs and file capabilities grant nothing (no_new_privs); `off` for images with sudo [default: on]
+    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true, help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_new_privs: Option<Switch>,
+
+    /// A resource limit of every process, soft and hard: nofile=1024:4096, core=0, nproc=max… (getrlimit(2)) [default: core=0]
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ulimit: Vec<String>,
+
+    /// Set a kernel parameter of the container's own namespaces: net.core.somaxconn=1024, kernel.shmmax=…, fs.mqueue.…
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sysctl: Vec<String>,
+
+    /// Make the image read-only; /dev/shm, volumes and --tmpfs stay writable
+    #[arg(long, help_heading = "Mounts")]
+    #[serde(skip_serializing_if = "is_false")]
+    pub read_only: bool,
+
+    /// An empty file system in memory at DIR: /tmp, /run:size=64M,mode=755 [default: size=50% of memory, mode=1777]
+    #[arg(long, value_name = "DIR[:OPTIONS]", help_heading = "Mounts")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs: Vec<String>,
+
+    /// Show a directory or file of the host at DST, an absolute path inside; `:ro` to protect it
+    #[arg(long, value_name = "SRC:DST[:ro]", help_heading = "Mounts")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volume: Vec<String>,
+
+    /// The size of /dev/shm [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Mounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<Size>,
+
     /// Run this as the container's main process, which ends the container when it ends [default: none; stay idle]
     #[arg(last = true, value_name = "CMD", help_heading = "Process")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is so.
+    #[default]
+    On,
+    /// It is not.
+    Off,
+}
+
+fn is_false(switch: &bool) -> bool {
+    !switch
 }
 
 /// Which process ids the container has.

@@ -31,7 +31,7 @@ impl Tree {
             path: self.0.join(path),
         };
         let hierarchies = hierarchies.iter().map(hierarchy).collect();
-        Cgroup { boot: String::new(), version: String::new(), hierarchies, notes: Vec::new() }
+        Cgroup { boot: String::new(), version: String::new(), hierarchies, devices: Vec::new(), notes: Vec::new() }
     }
 }
 

@@ -1,0 +1,57 @@
+//! What all processes of one container are held to, as its record says it.
+
+use serde::{Deserialize, Serialize};
+
+use super::capability::CapSet;
+
+/// What the processes of a container are held to, whoever they run as. Made by spawn from what was asked, and the same for
+/// init, every command and every check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// The bounding set; what root has.
+    pub capabilities: CapSet,
+    /// Whether no exec grants anything (no_new_privs).
+    pub no_new_privs: bool,
+    /// The filter of system calls.
+    pub seccomp: Seccomp,
+    /// Resource limits of each process, beside those that the caller has.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// Which filter of system calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// The one that is built in.
+    Default,
+    /// One made for this container, in its directory's [`FILTER`].
+    File,
+    /// None.
+    Off,
+}
+
+/// The file in a container's directory that holds its own filter: `struct sock_filter`s (linux/filter.h), nothing else.
+pub const FILTER: &str = "seccomp.bpf";
+
+/// A resource limit (getrlimit(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `nofile`, without `RLIMIT_` and in small letters.
+    pub name: String,
+    /// The soft limit; absent for none.
+    pub soft: Option<u64>,
+    /// The hard limit; absent for none.
+    pub hard: Option<u64>,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            capabilities: CapSet::DEFAULT,
+            no_new_privs: true,
+            seccomp: Seccomp::Default,
+            rlimits: vec![Rlimit { name: "core".to_owned(), soft: Some(0), hard: Some(0) }],
+        }
+    }
+}
