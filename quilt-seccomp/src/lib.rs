@@ -1,9 +1,10 @@
 //! Filters of system calls (seccomp(2)): which calls the processes of a container may make.
 //!
-//! Two things come out of it, both the bytes of a classic BPF program, as the kernel takes it:
+//! Three things come out of it, all of them the bytes of a classic BPF program, as the kernel takes it:
 //! - [`DEFAULT`] and [`DEFAULT_ABI32`], compiled when Quilt is: for containers with the default capabilities. A process
 //!   that is about to exec has nothing to do but to hand them over.
 //! - [`builtin`]: the same profile for other capabilities. Made once, when a container is.
+//! - [`from_docker`]: the filter that a file in docker's format describes.
 //!
 //! It installs nothing, and knows no container. [`verdict`] runs a filter as the kernel would, for those who want to know
 //! what is in one.
@@ -19,6 +20,7 @@ mod arch;
 mod bpf;
 mod builtin;
 mod compile;
+mod docker;
 mod interpret;
 mod profile;
 
@@ -26,6 +28,7 @@ use std::borrow::Cow;
 
 pub use arch::Arch;
 pub use builtin::Options;
+pub use docker::from_docker;
 pub use interpret::{trace, verdict};
 pub use profile::Action;
 

@@ -1,5 +1,6 @@
 //! Filters are held against the profiles that they are compiled from, asked in the plainest way that there is.
 
+mod docker;
 mod open;
 mod random;
 mod tables;
