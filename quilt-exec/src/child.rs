@@ -227,6 +227,9 @@ fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, image: Opti
         return (At::Refused, Errno::EPIPE);
     }
     sys::reset_signals();
+    if let Err(e) = confine::seal(&program.confine) {
+        return (At::Confine, errno(&e));
+    }
     match image {
         Some(image) => match sys::exec_fd(image.as_fd(), &program.argv, &program.env) {
             Err(e) => (At::Refused, errno(&e)),

@@ -1,5 +1,6 @@
 //! The container that a program is to run in: found, running, held by a pidfd.
 
+use std::borrow::Cow;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use nix::fcntl::{OFlag, open};
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
-use quilt_record::confine::{Confine, user};
+use quilt_record::confine::{Confine, User, filter, user};
 use quilt_record::have::{Cgroup, Spawn};
 use quilt_record::process::boot_id;
 use quilt_record::{Code, Container, Error, Id, Instance, Record, Step, leaf};
@@ -47,6 +48,8 @@ pub struct Target {
     workdir: Option<PathBuf>,
     /// Whether HOME was asked for by name.
     own_home: bool,
+    /// The filter of system calls.
+    filter: Option<Cow<'static, [u8]>>,
 }
 
 impl Target {
@@ -56,24 +59,31 @@ impl Target {
         let container = Container::open(instance, id)?;
         let Section { want, have } = section(&container, "spawn")?.ok_or_else(|| not_running(id))?;
         let cgroup: Option<Section<Cgroup>> = section(&container, "cgroup")?;
-        let target = Target::new(id, want, have, cgroup.and_then(|s| s.have))?;
+        let target = Target::new(instance, id, want, have, cgroup.and_then(|s| s.have))?;
         target.refuse_paused()?;
         Ok(target)
     }
 
     /// The same by a record at hand, paused or not.
-    pub fn of(id: &Id, record: &Record) -> Result<Target, Error> {
-        Target::new(id, record.want("spawn")?, record.have("spawn")?, record.have("cgroup")?)
+    pub fn of(instance: &Instance, id: &Id, record: &Record) -> Result<Target, Error> {
+        Target::new(instance, id, record.want("spawn")?, record.have("spawn")?, record.have("cgroup")?)
     }
 
-    fn new(id: &Id, want: Asked, spawn: Option<Spawn>, cgroup: Option<Cgroup>) -> Result<Target, Error> {
+    fn new(
+        instance: &Instance,
+        id: &Id,
+        want: Asked,
+        spawn: Option<Spawn>,
+        cgroup: Option<Cgroup>,
+    ) -> Result<Target, Error> {
         quilt_record::sys::set_dumpable(false).step(|| "become undumpable")?;
         let stopped = || not_running(id);
         let spawn = spawn.ok_or_else(stopped)?;
         let cgroup = cgroup.filter(|c| c.boot == boot_id()).ok_or_else(stopped)?;
         let pidfd = spawn.init.open().step(|| format!("look at the init of {id}"))?.ok_or_else(stopped)?;
         let own_home = want.env.iter().any(|e| e == "HOME" || e.starts_with("HOME="));
-        Ok(Target { id: id.clone(), spawn, cgroup, pidfd, user: want.user, workdir: want.workdir, own_home })
+        let filter = filter::of(instance, id, spawn.confine.seccomp)?;
+        Ok(Target { id: id.clone(), spawn, cgroup, pidfd, user: want.user, workdir: want.workdir, own_home, filter })
     }
 
     /// Fails with `busy` if the container is paused: whatever entered it would stand still with the rest of it.
@@ -112,7 +122,8 @@ impl Target {
     /// Who a command runs as, and its home directory if a user was named: `user`, else the container's own user, by the
     /// container's passwd file.
     pub fn confinement(&self, user: Option<&str>) -> Result<(Confine, Option<String>), Error> {
-        let Some(spec) = user.or(self.user.as_deref()) else { return Ok((Confine::default(), None)) };
+        let confine = |user: &User| Confine::of(user, &self.spawn.confine, self.filter.clone());
+        let Some(spec) = user.or(self.user.as_deref()) else { return Ok((confine(&User::default()), None)) };
         let path = format!("/proc/{}/root", self.spawn.init.pid);
         let root = open(path.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .step(|| format!("open the root of {}", self.id))
@@ -122,7 +133,7 @@ impl Target {
             return Err(not_running(&self.id));
         }
         let found = user::resolve(root.as_fd(), spec)?;
-        Ok((Confine::of(&found), Some(found.home)))
+        Ok((confine(&found), Some(found.home)))
     }
 
     /// The environment of a command: the container's, with `home` unless the container names one, under `extra`
@@ -183,7 +194,7 @@ mod tests {
     fn what_is_not_running_is_said_so() -> Result<(), Error> {
         let id: Id = "web".parse().map_err(|e: String| Error::new(Code::Internal, "", e))?;
         let record = Record::parse(r#"{"format":1,"id":"web","spawn":{"want":{"user":"1","stop_timeout":"1s"}}}"#)?;
-        let error = Target::of(&id, &record).err().map(|e| e.to_string());
+        let error = Target::of(&Instance::locate(None)?, &id, &record).err().map(|e| e.to_string());
         assert_eq!(error.as_deref(), Some("the container web is not running (quilt start web)"));
         Ok(())
     }

@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::{pipe2, setsid};
 use quilt_record::leaf::{INIT, Leaf};
-use quilt_record::{Error, Step, sys};
+use quilt_record::{Error, Step, confine, sys};
 
 use crate::child::{At, Words, errno, leave_host, told, within};
 use crate::enter::{Program, Running, Scope, Stdio, complaint};
@@ -64,6 +64,10 @@ fn escort(
         let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
         // It must not keep its parent's ends open.
         let _ = sys::close_from(3);
+        // It does nothing that a command could not.
+        if confine::seal(&program.confine).is_err() {
+            return 1;
+        }
         body()
     });
     let visitor = match visitor {

@@ -1,8 +1,8 @@
 //! Is it ready, is it healthy: phases with evidence.
 //!
 //! *process* (the init lives) → *namespaces* (it is in those that were made for it, and none is the host's) → *exec* (a
-//! program runs inside, in the container's namespaces and cgroup) → *network* (the gateway answers) → *health* (the
-//! container's own check says so). Each phase has a deadline of its own, within one for all, and says what it saw.
+//! program runs inside, in the container's namespaces and cgroup) → *network* (the gateway answers) → if asked, *security*
+//! (the confinement is in force, seen from inside) → *health* (the container's own check says so). Each phase has a deadline of its own, within one for all, and says what it saw.
 //!
 //! It changes nothing of the container, and repairs nothing.
 //!
@@ -17,6 +17,7 @@ mod netlink;
 mod network;
 mod plan;
 mod report;
+mod security;
 mod want;
 mod watch;
 
@@ -60,7 +61,8 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Probe>> {
 fn examine(context: &Context<'_, Want>) -> Result<(Probe, Option<Error>), Error> {
     let (record, want) = (context.record, context.want);
     let mut report = Report::new(context.container, record, want.overall());
-    let Some(target) = report.phase("process", |evidence| look::process(&context.id, record, evidence))? else {
+    let process = |evidence: &mut _| look::process(context.instance, &context.id, record, evidence);
+    let Some(target) = report.phase("process", process)? else {
         return Ok(report.have());
     };
     let watch = Watch::new(&target.pidfd, report.overall())?;
@@ -91,6 +93,11 @@ fn rest(
 ) -> Result<(), Error> {
     let record = context.record;
     if report.phase("network", |evidence| network::look(record, target, watch, evidence))?.is_none() {
+        return Ok(());
+    }
+    if context.want.security
+        && report.phase("security", |evidence| security::look(record, target, watch, evidence))?.is_none()
+    {
         return Ok(());
     }
     let Some(words) = check else { return Ok(()) };

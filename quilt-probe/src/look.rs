@@ -4,7 +4,7 @@ use quilt_exec::Target;
 use quilt_record::have::Spawn;
 use quilt_record::process::{namespace, stat};
 use quilt_record::stage::in_pipeline;
-use quilt_record::{Code, Error, Id, Record};
+use quilt_record::{Code, Error, Id, Instance, Record};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -34,7 +34,7 @@ pub(crate) fn asked(record: &Record) -> Result<Vec<&'static str>, Error> {
 }
 
 /// The init lives: its pidfd, its start time, not a zombie.
-pub(crate) fn process(id: &Id, record: &Record, evidence: &mut Evidence) -> Result<Target, Stop> {
+pub(crate) fn process(instance: &Instance, id: &Id, record: &Record, evidence: &mut Evidence) -> Result<Target, Stop> {
     let spawn: Option<Spawn> = record.have("spawn")?;
     if let Some(spawn) = &spawn {
         evidence.note("pid", spawn.init.pid);
@@ -45,7 +45,7 @@ pub(crate) fn process(id: &Id, record: &Record, evidence: &mut Evidence) -> Resu
             evidence.note("state", state);
         }
     }
-    match (Target::of(id, record), spawn) {
+    match (Target::of(instance, id, record), spawn) {
         // One that is being made is in nobody's hands but this create's.
         (Ok(target), _) if in_pipeline() => Ok(target),
         (Ok(target), _) => match target.refuse_paused() {

@@ -34,6 +34,9 @@ pub(crate) fn plan(record: &Record, want: &Want) -> Result<Vec<String>, Error> {
         format!("{enter}, and wait for a nonce to come back"),
         network.to_owned(),
     ];
+    if want.security {
+        lines.push("fork into the container, and hold what it sees and may do there against the rules".to_owned());
+    }
     if let Some(words) = check {
         let (tries, limit) = (want.retries(), seconds(want.try_limit()));
         lines.push(format!("run {words:?} inside until it exits with 0: at most {tries} failures of {limit} each"));

@@ -37,6 +37,11 @@ pub struct Want {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_start_period: Option<Span>,
 
+    /// Look from inside whether the confinement is in force: capabilities, filter, mounts, devices, limits
+    #[arg(long, help_heading = "Readiness")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub security: bool,
+
     /// Time for all phases of readiness together, above 0: 15s, 500ms; a bare number is milliseconds [default: 10s]
     #[arg(long, value_name = "TIME", help_heading = "Readiness")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -642,3 +642,43 @@ pub fn leave_realtime() -> io::Result<()> {
     // SAFETY: the kernel reads that int.
     check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_OTHER, &raw const priority) }).map(drop)
 }
+
+/// Installs a filter of system calls for this thread and all that it becomes and starts (seccomp(2)): `filter` is `struct
+/// sock_filter`s as linux/filter.h has them, at most 4096. Needs no_new_privs, or CAP_SYS_ADMIN in the user namespace.
+/// As runc does, without the mitigation of speculative store bypass that comes with it before Linux 5.16 and makes
+/// everything slower: it protects a process from what runs in itself.
+pub fn install_seccomp_filter(filter: &[u8]) -> io::Result<()> {
+    const INSTRUCTION: usize = size_of::<libc::sock_filter>();
+    // The bytes may stand at an odd address.
+    let read = |bytes: &[u8; INSTRUCTION]| libc::sock_filter {
+        code: u16::from_ne_bytes([bytes[0], bytes[1]]),
+        jt: bytes[2],
+        jf: bytes[3],
+        k: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+    };
+    let (instructions, rest) = filter.as_chunks::<INSTRUCTION>();
+    let mut program: Vec<libc::sock_filter> = instructions.iter().map(read).collect();
+    let len = u16::try_from(program.len()).ok().filter(|len| *len > 0 && rest.is_empty());
+    let len = len.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+    // SAFETY: the program and what it points to live through the call.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) }).map(drop)
+}
+
+/// The permitted capabilities of this process, as a mask (capget(2)).
+pub fn permitted_capabilities() -> io::Result<u64> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION_3, 0];
+    let mut data = [[0u32; 3]; 2];
+    // SAFETY: struct __user_cap_header_struct and two of struct __user_cap_data_struct, as version 3 has them.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) })?;
+    Ok(u64::from(data[0][1]) | u64::from(data[1][1]) << 32)
+}
+
+/// Makes a system call by its number, to see whether it is allowed; 0 if it succeeds, else its errno. The arguments must be
+/// such that success would do no harm and none is taken for a valid address: 0 and -1 are none.
+pub fn try_call(number: i64, [a, b, c]: [i64; 3]) -> i32 {
+    // SAFETY: no memory is handed over, see above.
+    check(unsafe { libc::syscall(number, a, b, c, 0, 0, 0) }).map_or_else(|e| e.raw_os_error().unwrap_or(-1), |_| 0)
+}

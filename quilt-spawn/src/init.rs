@@ -93,6 +93,7 @@ fn live(settings: &Settings, ready: &OwnedFd) -> Result<Option<Busy>, Error> {
             let open = |fd| sys::adopt_fd(fd).map(File::from).map_err(|e| Error::os("open the log", e));
             let log = Log::new(open(newer)?, open(older)?, cap).map_err(|e| Error::os("open the log", e))?;
             let (main, output) = start(settings)?;
+            confine::narrow(settings.kept()).map_err(|e| Error::os("give up capabilities", e))?;
             Some((main, output, log))
         }
         _ => None,

@@ -5,6 +5,7 @@
 //! (its file system's magic number says so); and everything below is opened from there and may not leave that mount.
 //! All this comes before pivot_root, so `/proc/self/fd` is the host's own and tells the truth.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,7 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, setsid, symlinkat};
 
-use quilt_record::confine::{self, Confine, User};
+use quilt_record::confine::{self, Confine, Rules, User};
 use quilt_record::error::Step as _;
 use quilt_record::process::namespace;
 use quilt_record::{Code, Error, sys};
@@ -43,6 +44,10 @@ pub struct Job<'a> {
     pub want: &'a Want,
     /// The host name.
     pub hostname: &'a str,
+    /// What the container's processes are held to.
+    pub rules: &'a Rules,
+    /// The filter of system calls.
+    pub filter: Option<Cow<'static, [u8]>>,
     /// The pipe to the maker.
     pub tell: &'a OwnedFd,
     /// Init's program, on a read-only mount.
@@ -135,8 +140,10 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
             Line::send_all(&facts, job.tell).map_err(os)
         }
         Step::Detach => detach(job, made),
-        Step::Confine => {
-            confine::apply(&Confine::default()).map_err(os)?;
+        Step::Confine(_) => {
+            // Its commands get theirs; it must not be out of time or files itself.
+            let rules = Settings::own_rules(job.rules, &job.want.command);
+            confine::apply(&Confine { rules, filter: job.filter.clone(), ..Confine::default() }).map_err(os)?;
             // Forgotten by the kernel if that changed the credentials.
             sys::set_parent_death_signal(Some(nix::sys::signal::Signal::SIGKILL)).map_err(os)
         }
@@ -254,7 +261,7 @@ fn init(job: &Job<'_>, made: &Made) -> Result<Infallible, Error> {
         exit: job.exit.as_raw_fd(),
         log: job.log.map(|(log, older)| (log.as_raw_fd(), older.as_raw_fd(), job.want.log_size())),
         subreaper: job.want.pid == Some(Pid::Host),
-        confine: Confine::of(user),
+        confine: Confine::of(user, job.rules, None),
         workdir: job.want.workdir.clone(),
         command: job.want.command.clone(),
     };
@@ -262,5 +269,7 @@ fn init(job: &Job<'_>, made: &Made) -> Result<Infallible, Error> {
     let bad = |_| Error::new(Code::Invalid, "", "a NUL in the command or the environment");
     let argv = strings(settings.argv()).map_err(bad)?;
     let env = strings(job.want.environment(&user.home, job.hostname)).map_err(bad)?;
+    let rules = Settings::own_rules(job.rules, &job.want.command);
+    confine::seal(&Confine { rules, filter: job.filter.clone(), ..Confine::default() }).map_err(os)?;
     sys::exec_fd(job.init.as_fd(), &argv, &env).map_err(os)
 }

@@ -10,6 +10,7 @@ pub mod init;
 pub mod masks;
 pub mod plan;
 pub mod report;
+pub mod rules;
 
 mod files;
 mod inside;
@@ -20,9 +21,10 @@ mod want;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use quilt_record::confine::CapSet;
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Code, Error, Id, Instance, Record, have, readonly};
+use quilt_record::{Code, Error, Id, Instance, Record, Step, have, readonly, sys};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -56,6 +58,8 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
     if netns.user.is_some() {
         return Err(Error::new(Code::Unsupported, "", "user namespaces are not supported yet").into());
     }
+    let own = CapSet(sys::permitted_capabilities().step(|| "look at the own capabilities")?);
+    let confinement = rules::confinement(context.want, own)?;
     let input = Input {
         tools: readonly::missing(context.instance),
         container: container.path().clone(),
@@ -67,10 +71,11 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         hierarchies: cgroup.hierarchies,
         files: netns.files.iter().map(|(path, _)| path.into()).collect(),
         hostname: netns.hostname,
+        rules: confinement.rules.clone(),
         present: Present::look(),
         want: context.want.clone(),
     };
-    Ok(Outcome::Done(start::start(context.instance, container, &input, &netns.files)?))
+    Ok(Outcome::Done(start::start(context.instance, container, &input, confinement, &netns.files)?))
 }
 
 fn required<H>(stage: &str, have: Option<H>) -> Result<H, Error> {
@@ -143,6 +148,7 @@ fn guess(
         },
         files,
         hostname,
+        rules: rules::confinement(context.want, CapSet::ALL)?.rules,
         present: Present::look(),
         want: context.want.clone(),
     })

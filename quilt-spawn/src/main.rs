@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use quilt_record::error::complain;
 use quilt_record::stage::{self, StageArgs};
 
 /// Starts a container's init: namespaces, root, /dev, /proc, /sys, confinement. Needs what quilt-unpack, quilt-netns and
@@ -29,5 +30,9 @@ pub fn main() -> ExitCode {
     }
     let mut cli = Cli::parse();
     cli.want.take_env(|name| std::env::var(name).ok());
+    if let Err(error) = cli.want.take_seccomp() {
+        complain("quilt-spawn", &error);
+        return ExitCode::from(error.code.status());
+    }
     stage::run(&quilt_spawn::STAGE, &cli.stage, cli.record.is_some(), &cli.want)
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
+use quilt_record::confine::Rules;
 use quilt_record::have::Hierarchy;
 use quilt_record::leaf::{self, INIT};
 
@@ -36,6 +37,8 @@ pub struct Input {
     pub hostname: String,
     /// What is below the image and not to be seen: absolute paths inside the container.
     pub hide: Vec<PathBuf>,
+    /// What the container's processes are held to.
+    pub rules: Rules,
     /// What of the masks this kernel has.
     pub present: Present,
     /// What was asked.
@@ -115,7 +118,7 @@ pub enum Step {
     /// A session of its own, /dev/null as standard streams, no other descriptor.
     Detach,
     /// Capabilities and the like.
-    Confine,
+    Confine(Rules),
     /// Init, with the command that it runs.
     Init(Vec<String>),
 }
@@ -215,7 +218,7 @@ pub fn plan(input: &Input) -> Vec<Step> {
     steps.extend(dirs.enumerate().map(|(n, path)| Step::MaskDir { path, first: n == 0 }));
     steps.extend(input.present.read_only.iter().cloned().map(Step::ReadOnly));
     steps.push(Step::Hostname(input.hostname.clone()));
-    steps.extend([Step::Pivot, Step::Detach, Step::Confine]);
+    steps.extend([Step::Pivot, Step::Detach, Step::Confine(input.rules.clone())]);
     steps.push(Step::Init(want.command.clone()));
     steps
 }
@@ -246,6 +249,7 @@ mod tests {
             files: vec!["/etc/hosts".into()],
             hostname: "c".into(),
             hide: vec!["/q".into()],
+            rules: Rules::default(),
             present: Present {
                 files: vec!["/proc/keys".into()],
                 dirs: vec!["/proc/acpi".into()],
@@ -296,7 +300,7 @@ bind /proc/sys on /proc/sys (ro)
 sethostname c
 pivot_root, and detach the host's root
 setsid, standard streams /dev/null, close every other descriptor
-capabilities 0x800405fb, no_new_privs
+capabilities 0x800405fb, no_new_privs, the default seccomp filter
 exec quilt-init -- make test";
         assert_eq!(lines.join("\n"), expected);
     }

@@ -1,6 +1,7 @@
 //! The maker's side: what must be opened before the child is, the child, and the wait for it.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{UnlinkatFlags, pipe2, unlinkat};
 
-use quilt_record::confine::Rules;
+use quilt_record::confine::{FILTER, Seccomp};
 use quilt_record::error::Step as _;
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::process::forgo_oom_protection;
@@ -24,6 +25,7 @@ use quilt_record::{Code, Container, Error, Instance, ProcessId, have, readonly, 
 use crate::inside::{Job, become_init};
 use crate::plan::{FILES, Input, Step, plan};
 use crate::report::Line;
+use crate::rules::Confinement;
 use crate::want::Pid;
 
 /// How long the child may take until it is ready. It waits for nothing but the kernel.
@@ -34,6 +36,7 @@ pub fn start(
     instance: &Instance,
     container: &Container,
     input: &Input,
+    confinement: Confinement,
     files: &[(String, String)],
 ) -> Result<have::Spawn, Error> {
     let want = &input.want;
@@ -46,6 +49,11 @@ pub fn start(
     let made = |name: &str| make(container, name);
     let exit = made(FILES[0])?;
     let log = if want.command.is_empty() { None } else { Some((made(FILES[1])?, made(FILES[2])?)) };
+    let Confinement { rules, filter, mut notes } = confinement;
+    match filter.as_deref().filter(|_| rules.seccomp == Seccomp::File) {
+        Some(filter) => File::from(made(FILTER)?).write_all(filter).step(|| "write the filter of system calls")?,
+        None => container.unlink(FILTER)?,
+    }
     let leaf = Leaf::create(&input.hierarchies, INIT)?;
     signals::check()?;
 
@@ -60,6 +68,8 @@ pub fn start(
         files,
         want,
         hostname: &input.hostname,
+        rules: &rules,
+        filter,
         tell: &tell,
         init: &init,
         exit: &exit,
@@ -95,14 +105,15 @@ pub fn start(
             return Err(explain(e, ended));
         }
     };
-    let notes =
-        if private { vec![] } else { vec!["it sees and can kill the host's processes (--pid host)".to_owned()] };
+    if !private {
+        notes.push("it sees and can kill the host's processes (--pid host)".to_owned());
+    }
     Ok(have::Spawn {
         init: identity,
         started: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
         namespaces: heard.namespaces,
         env: want.environment(&heard.home, &input.hostname),
-        confine: Rules::default(),
+        confine: rules,
         notes,
     })
 }
@@ -181,7 +192,7 @@ fn explain(error: Error, ended: nix::Result<WaitStatus>) -> Error {
 
 /// For undo: what `start` made in the container's directory goes, and only that.
 pub fn remove_files(container: &Container) -> Result<(), Error> {
-    FILES.iter().map(|name| container.unlink(name)).fold(Ok(()), Result::and)
+    FILES.iter().chain([&FILTER]).map(|name| container.unlink(name)).fold(Ok(()), Result::and)
 }
 
 /// `ESRCH` and `ENOENT` are what undo hopes for.

@@ -1,10 +1,14 @@
 //! What is asked of spawn: the settings of a container's process.
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use quilt_record::units::{Size, Span};
 use quilt_record::{Code, Error};
+
+use crate::rules;
 
 /// `spawn.want`, and its options on the command line.
 #[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
@@ -164,6 +168,17 @@ impl Want {
             .collect();
     }
 
+    /// Reads the profile that `--seccomp` names, where the request is made: a record holds the profile itself, so that a
+    /// container can be started when the file is gone.
+    pub fn take_seccomp(&mut self) -> Result<(), Error> {
+        self.seccomp = match self.seccomp.take().as_deref() {
+            None | Some("default") => None,
+            Some("off") => Some("off".to_owned()),
+            Some(path) => Some(rules::read_profile(Path::new(path))?),
+        };
+        Ok(())
+    }
+
     /// Checks what the types do not.
     pub fn check(&self) -> Result<(), Error> {
         let bad = |what: String| Err(Error::new(Code::Invalid, "read what is asked of spawn", what));
@@ -179,6 +194,7 @@ impl Want {
         if self.command.iter().any(|word| word.contains('\0')) || self.command.first().is_some_and(String::is_empty) {
             return bad("command: an empty name, or a NUL in it".to_owned());
         }
+        rules::check(self)?;
         if self.log_size() < LOG_MIN {
             return bad(format!("log_size: the least is {}", Size(LOG_MIN)));
         }

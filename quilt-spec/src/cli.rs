@@ -157,6 +157,7 @@ impl Flags {
         spawn.env.iter().try_for_each(|entry| env::check_name(entry)).map_err(Refusal::Usage)?;
         let files = self.env_files.iter().map(|path| env::read_file(path)).collect::<Result<Vec<_>, _>>()?;
         spawn.env = files.into_iter().flatten().chain(spawn.env).collect();
+        spawn.take_seccomp()?;
         let spec = Spec {
             name: self.name,
             labels: self.labels,

@@ -1,8 +1,11 @@
 //! What all processes of one container are held to, as its record says it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::capability::CapSet;
+use super::rlimit::Rlimit;
 
 /// What the processes of a container are held to, whoever they run as. Made by spawn from what was asked, and the same for
 /// init, every command and every check.
@@ -14,7 +17,7 @@ pub struct Rules {
     pub no_new_privs: bool,
     /// The filter of system calls.
     pub seccomp: Seccomp,
-    /// Resource limits of each process, beside those that the caller has.
+    /// Resource limits of each process: those that are not named are none (RLIM_INFINITY).
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub rlimits: Vec<Rlimit>,
 }
@@ -34,17 +37,6 @@ pub enum Seccomp {
 /// The file in a container's directory that holds its own filter: `struct sock_filter`s (linux/filter.h), nothing else.
 pub const FILTER: &str = "seccomp.bpf";
 
-/// A resource limit (getrlimit(2)).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// `nofile`, without `RLIMIT_` and in small letters.
-    pub name: String,
-    /// The soft limit; absent for none.
-    pub soft: Option<u64>,
-    /// The hard limit; absent for none.
-    pub hard: Option<u64>,
-}
-
 impl Default for Rules {
     fn default() -> Rules {
         Rules {
@@ -52,6 +44,18 @@ impl Default for Rules {
             no_new_privs: true,
             seccomp: Seccomp::Default,
             rlimits: vec![Rlimit { name: "core".to_owned(), soft: Some(0), hard: Some(0) }],
+        }
+    }
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "capabilities {}", self.capabilities)?;
+        f.write_str(if self.no_new_privs { ", no_new_privs" } else { "" })?;
+        match self.seccomp {
+            Seccomp::Default => f.write_str(", the default seccomp filter"),
+            Seccomp::File => f.write_str(", a seccomp filter of its own"),
+            Seccomp::Off => Ok(()),
         }
     }
 }

@@ -21,7 +21,7 @@ const FIELDS: usize = 8;
 const GROUPS_MAX: usize = 65536;
 
 /// A user of the container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
     /// User id.
     pub uid: u32,

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use quilt_record::confine::Confine;
+use quilt_record::confine::{CapSet, Confine, Rules};
 
 /// What init is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Settings {
     pub log: Option<(RawFd, RawFd, u64)>,
     /// It is not process 1, and asks to be given the orphans (PR_SET_CHILD_SUBREAPER(2const)).
     pub subreaper: bool,
-    /// Whom the command runs as.
+    /// Whom the command runs as, and what it is held to; the filter it has from init.
     pub confine: Confine,
     /// The command's directory, absolute.
     pub workdir: Option<String>,
@@ -23,7 +23,28 @@ pub struct Settings {
     pub command: Vec<String>,
 }
 
+/// What init needs to start a command and to pass signals on to it, by their numbers in linux/capability.h: CHOWN, KILL,
+/// SETGID, SETUID, SETPCAP.
+const STARTING: CapSet = CapSet(1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8);
+
+/// KILL: what is left of that.
+const FORWARDING: CapSet = CapSet(1 << 5);
+
 impl Settings {
+    /// What init itself is held to, of what the container is: its commands get the resource limits, it must not run out of
+    /// files or time; and it may have to become another user.
+    pub fn own_rules(rules: &Rules, command: &[String]) -> Rules {
+        let extra = if command.is_empty() { CapSet(0) } else { STARTING };
+        let rlimits = Rules::default().rlimits;
+        Rules { rlimits, capabilities: rules.capabilities.with(extra), ..rules.clone() }
+    }
+
+    /// The capabilities that init keeps once its command runs.
+    pub fn kept(&self) -> CapSet {
+        let extra = if self.confine.uid == 0 { CapSet(0) } else { FORWARDING };
+        self.confine.rules.capabilities.with(extra)
+    }
+
     /// The command line.
     pub fn argv(&self) -> Vec<String> {
         let mut argv = vec!["quilt-init".to_owned()];
@@ -39,9 +60,12 @@ impl Settings {
         if self.command.is_empty() {
             return argv;
         }
-        let Confine { uid, gid, groups } = &self.confine;
+        let Confine { uid, gid, groups, rules, filter: _ } = &self.confine;
         let ids = [*uid, *gid].iter().chain(groups).map(u32::to_string).collect::<Vec<_>>();
         option("ids", ids.join(","));
+        if *rules != Rules::default() {
+            option("rules", serde_json::to_string(rules).unwrap_or_default());
+        }
         if let Some(dir) = &self.workdir {
             option("workdir", dir.clone());
         }
@@ -71,9 +95,13 @@ impl Settings {
                 },
                 "subreaper" => settings.subreaper = true,
                 "ids" => match numbers::<u32>(value)?[..] {
-                    [uid, gid, ref groups @ ..] => settings.confine = Confine { uid, gid, groups: groups.to_vec() },
+                    [uid, gid, ref groups @ ..] => {
+                        (settings.confine.uid, settings.confine.gid) = (uid, gid);
+                        settings.confine.groups = groups.to_vec();
+                    }
                     _ => return None,
                 },
+                "rules" => settings.confine.rules = serde_json::from_str(value).ok()?,
                 "workdir" => settings.workdir = Some(value.to_owned()),
                 _ => return None,
             }
@@ -92,7 +120,10 @@ mod tests {
         let busy = Settings {
             log: Some((7, 8, 65536)),
             subreaper: true,
-            confine: Confine { uid: 1, gid: 2, groups: vec![3, 4] },
+            confine: Confine {
+                rules: Rules { no_new_privs: false, ..Rules::default() },
+                ..Confine { uid: 1, gid: 2, groups: vec![3, 4], ..Confine::default() }
+            },
             workdir: Some("/a=b c".to_owned()),
             command: ["--", "-x", ""].map(str::to_owned).to_vec(),
             ..idle.clone()

@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
-use quilt_record::confine::CAPABILITY_MASK;
 use quilt_record::leaf::INIT;
 
 use super::{EMPTY, Mount, Step};
@@ -44,7 +43,7 @@ impl fmt::Display for Step {
             Step::Hostname(name) => write!(f, "sethostname {name}"),
             Step::Pivot => f.write_str("pivot_root, and detach the host's root"),
             Step::Detach => f.write_str("setsid, standard streams /dev/null, close every other descriptor"),
-            Step::Confine => write!(f, "capabilities {CAPABILITY_MASK:#x}, no_new_privs"),
+            Step::Confine(rules) => rules.fmt(f),
             Step::Init(command) if command.is_empty() => f.write_str("exec quilt-init"),
             Step::Init(command) => write!(f, "exec quilt-init -- {}", command.join(" ")),
         }

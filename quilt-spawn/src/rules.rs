@@ -1,0 +1,187 @@
+//! What was asked of confinement becomes rules, and where it takes one, a filter of the container's own.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use quilt_record::confine::{CapSet, Rlimit, Rules, Seccomp, rlimit};
+use quilt_record::{Code, Error, Step};
+use quilt_seccomp::Options;
+
+use crate::want::{Switch, Want};
+
+/// The rules of a container, the filter that goes with them, and what could not be kept of them here, in words.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    /// The rules.
+    pub rules: Rules,
+    /// The filter; `None` if there is to be none.
+    pub filter: Option<Cow<'static, [u8]>>,
+    /// What is not as asked, and no failure.
+    pub notes: Vec<String>,
+}
+
+/// The most that is read of a profile, in bytes; docker's has 15,000.
+pub const PROFILE_MAX: u64 = 1 << 20;
+
+/// Reads a profile, as compact JSON.
+pub fn read_profile(path: &Path) -> Result<String, Error> {
+    let step = || format!("read the seccomp profile {}", path.display());
+    let mut text = String::new();
+    let file = File::open(path).step(step)?;
+    let read = file.take(PROFILE_MAX + 1).read_to_string(&mut text).step(step)?;
+    if read as u64 > PROFILE_MAX {
+        return Err(Error::new(Code::Invalid, step(), "it is larger than 1 MiB"));
+    }
+    let profile: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
+        .map_err(|e| Error::new(Code::Invalid, step(), format!("it is no JSON object: {e}")))?;
+    serde_json::to_string(&profile).map_err(|e| Error::new(Code::Invalid, step(), e.to_string()))
+}
+
+/// Refuses what cannot be meant, before anything is touched.
+pub fn check(want: &Want) -> Result<(), Error> {
+    capability_names("cap-add", &want.cap_add)?;
+    capability_names("cap-drop", &want.cap_drop)?;
+    for text in &want.ulimit {
+        Rlimit::parse(text).map_err(|why| invalid("ulimit", why))?;
+    }
+    match want.seccomp.as_deref() {
+        None | Some("off") => Ok(()),
+        Some(profile) if profile.starts_with('{') => {
+            let options = Options { capabilities: CapSet::DEFAULT.0, abi32: want.abi32 };
+            quilt_seccomp::from_docker(profile, &options).map(drop).map_err(|why| invalid("seccomp", why))
+        }
+        Some(_) => {
+            Err(invalid("seccomp", "in a record it is `off` or the profile itself, as text (--seccomp FILE reads one)"))
+        }
+    }
+}
+
+fn invalid(flag: &str, why: impl Into<String>) -> Error {
+    Error::new(Code::Invalid, format!("read --{flag}"), why)
+}
+
+fn capability_names(flag: &str, names: &[String]) -> Result<CapSet, Error> {
+    names.iter().try_fold(CapSet(0), |set, name| match name.parse::<CapSet>() {
+        Ok(one) => Ok(set.with(one)),
+        Err(why) => Err(invalid(flag, why)),
+    })
+}
+
+/// Checks what was asked, and makes the rules of it. `own` are the capabilities of this process, which can give no other.
+pub fn confinement(want: &Want, own: CapSet) -> Result<Confinement, Error> {
+    let mut notes = Vec::new();
+    let capabilities = capabilities(want, own, &mut notes)?;
+    let options = Options { capabilities: capabilities.0, abi32: want.abi32 };
+    let plain = capabilities == CapSet::DEFAULT && !want.abi32;
+    let (seccomp, filter) = match want.seccomp.as_deref() {
+        Some("off") => (Seccomp::Off, None),
+        None if want.privileged => (Seccomp::Off, None),
+        None if plain => (Seccomp::Default, Some(Cow::Borrowed(quilt_seccomp::DEFAULT))),
+        None => (Seccomp::File, Some(quilt_seccomp::builtin(&options))),
+        Some(profile) => {
+            let filter = quilt_seccomp::from_docker(profile, &options);
+            let filter = filter.map_err(|why| invalid("seccomp", why))?;
+            (Seccomp::File, Some(Cow::Owned(filter)))
+        }
+    };
+    if seccomp == Seccomp::Off {
+        notes.push("it may make every system call (seccomp is off)".to_owned());
+    }
+    let no_new_privs = want.no_new_privs.map_or(!want.privileged, |switch| switch == Switch::On);
+    let rules = Rules { capabilities, no_new_privs, seccomp, rlimits: rlimits(want, own)? };
+    Ok(Confinement { rules, filter, notes })
+}
+
+fn capabilities(want: &Want, own: CapSet, notes: &mut Vec<String>) -> Result<CapSet, Error> {
+    let added = capability_names("cap-add", &want.cap_add)?;
+    let dropped = capability_names("cap-drop", &want.cap_drop)?;
+    // As in docker: what is dropped by name is so even from ALL, what is added by name stays when ALL are dropped.
+    let base = if want.privileged || added == CapSet::ALL { CapSet::ALL } else { CapSet::DEFAULT };
+    let asked = if dropped == CapSet::ALL { added } else { base.with(added).without(dropped) };
+    let missing = asked.without(own);
+    let named = if added == CapSet::ALL { CapSet(0) } else { added };
+    if named.without(own) != CapSet(0) {
+        let names = named.without(own).names().collect::<Vec<_>>().join(", ");
+        let why = format!("Quilt runs without {names} here, and cannot give what it has not");
+        return Err(Error::new(Code::Denied, "read --cap-add", why));
+    }
+    // Those that this kernel does not know are nobody's.
+    let missing = CapSet(missing.0 & known()?.0);
+    if missing != CapSet(0) {
+        let names = missing.names().collect::<Vec<_>>().join(", ");
+        notes.push(format!("it is without {names}, which Quilt has not here"));
+    }
+    Ok(CapSet(asked.0 & own.0))
+}
+
+/// The capabilities of this kernel.
+fn known() -> Result<CapSet, Error> {
+    const LAST: &str = "/proc/sys/kernel/cap_last_cap";
+    let text = std::fs::read_to_string(LAST).step(|| format!("read {LAST}"))?;
+    let last = text.trim().parse::<u32>().unwrap_or(40).min(62);
+    Ok(CapSet((1 << (last + 1)) - 1))
+}
+
+/// The caller's limits, so that a command has them whoever runs it, with those that were asked for, and no core dumps.
+fn rlimits(want: &Want, own: CapSet) -> Result<Vec<Rlimit>, Error> {
+    let current = rlimit::current().step(|| "look at the resource limits")?;
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    let mut limits = current.clone();
+    let none = Rlimit { name: "core".to_owned(), soft: Some(0), hard: Some(0) };
+    let asked = want.ulimit.iter().map(|text| Rlimit::parse(text));
+    for limit in std::iter::once(Ok(none)).chain(asked) {
+        let refuse = |code, why| Error::new(code, "read --ulimit", why);
+        let limit = limit.map_err(|why| refuse(Code::Invalid, why))?;
+        let most = current.iter().find(|own| own.name == limit.name).map_or(u64::MAX, |own| number(own.hard));
+        if number(limit.hard) > most && !own.has(SYS_RESOURCE) {
+            let why =
+                format!("{}: {most} is Quilt's own hard limit, and without CAP_SYS_RESOURCE it stays so", limit.name);
+            return Err(refuse(Code::Denied, why));
+        }
+        limits.retain(|old| old.name != limit.name);
+        limits.push(limit);
+    }
+    Ok(limits)
+}
+
+/// By its number in linux/capability.h.
+const SYS_RESOURCE: CapSet = CapSet(1 << 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(add: &[&str], drop: &[&str]) -> Want {
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+        Want { cap_add: words(add), cap_drop: words(drop), ..Want::default() }
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped_as_in_docker() -> Result<(), Error> {
+        let of = |add: &[&str], drop: &[&str]| capabilities(&with(add, drop), CapSet::ALL, &mut Vec::new());
+        let (chown, raw) = (CapSet(1), CapSet(1 << 13));
+        assert_eq!(of(&[], &[])?, CapSet::DEFAULT);
+        assert_eq!(of(&["NET_RAW"], &["CHOWN"])?, CapSet::DEFAULT.with(raw).without(chown));
+        assert_eq!(of(&["cap_chown"], &["ALL"])?, chown);
+        assert_eq!(of(&["ALL"], &["chown"])?, CapSet::ALL.without(chown));
+        assert_eq!(of(&[], &["all"])?, CapSet(0));
+        assert!(of(&["RAW"], &[]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn nobody_gives_what_he_has_not() -> Result<(), Error> {
+        let own = CapSet::ALL.without(SYS_RESOURCE);
+        let refused = capabilities(&with(&["SYS_RESOURCE"], &[]), own, &mut Vec::new());
+        assert_eq!(refused.err().map(|e| e.code), Some(Code::Denied));
+        let mut notes = Vec::new();
+        assert_eq!(capabilities(&with(&["ALL"], &[]), own, &mut notes)?, own);
+        assert_eq!(notes, ["it is without CAP_SYS_RESOURCE, which Quilt has not here"]);
+        let want = Want { ulimit: vec!["nproc=max:max".to_owned(), "core=1".to_owned()], ..Want::default() };
+        let limits = rlimits(&want, CapSet::ALL)?;
+        assert!(!limits.iter().any(|limit| limit.name == "core" && limit.hard != Some(1)));
+        Ok(())
+    }
+}
