@@ -18,7 +18,8 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
-use nix::unistd::{chdir, pipe2, read, setsid, write};
+use nix::unistd::{chdir, pipe2, read, write};
+use quilt_record::defence::out;
 use quilt_record::leaf::unforked;
 use quilt_record::process::{arguments, forgo_oom_protection, wait_gone};
 use quilt_record::{Error, confine, sys};
@@ -188,10 +189,11 @@ fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &S
 /// The container's `/dev/null`, if it is the null device (root inside may have put anything in its place); else a pipe
 /// that is closed at the other end. Never the host's: whoever holds that could change its mode.
 fn null() -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let mut flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    flags.set(OFlag::O_NOFOLLOW, !out("null-check"));
     let is_null = |s: FileStat| s.st_mode & libc::S_IFMT == libc::S_IFCHR && s.st_rdev == libc::makedev(1, 3);
     if let Ok(fd) = openat(AT_FDCWD, c"/dev/null", flags, Mode::empty())
-        && fstat(&fd).is_ok_and(is_null)
+        && (out("null-check") || fstat(&fd).is_ok_and(is_null))
     {
         return Ok(fd);
     }
@@ -214,7 +216,7 @@ pub(crate) fn within(program: &Program) -> Result<(), Failed> {
 fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, image: Option<OwnedFd>) -> Failed {
     // After the change of credentials, which would forget it.
     let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
-    if let Err(e) = setsid() {
+    if let Err(e) = sys::leave_session() {
         return (At::Streams, e);
     }
     if terminal && let Err(e) = sys::set_controlling_terminal(io::stdin().as_fd()) {

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::termios::Termios;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pipe2, read, setsid, write};
+use nix::unistd::{Pid, pipe2, read, write};
 use quilt_record::leaf::Leaf;
 use quilt_record::process::zombie_status;
 use quilt_record::{Error, Step, sys};
@@ -43,7 +43,7 @@ pub(crate) fn guard(
     terminal: Option<(BorrowedFd<'_>, &Termios)>,
     program: impl FnOnce(&OwnedFd) -> u8,
 ) -> u8 {
-    let _ = setsid();
+    let _ = sys::leave_session();
     // Only SIGKILL ends a guard. The program resets all of that.
     sys::block_all_signals();
     sys::default_signal(Signal::SIGCHLD);

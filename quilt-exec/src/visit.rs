@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use nix::unistd::{pipe2, setsid};
+use nix::unistd::pipe2;
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::{Error, Step, confine, sys};
 
@@ -49,7 +49,7 @@ fn escort(
     control: &OwnedFd,
     body: impl FnOnce() -> u8,
 ) -> u8 {
-    let _ = setsid();
+    let _ = sys::leave_session();
     sys::block_all_signals();
     sys::default_signal(Signal::SIGCHLD);
     let ready = match leave_host(target, program, stdio, words, control.as_fd()) {

@@ -71,7 +71,7 @@ impl fmt::Display for Confine {
 /// - The kernel forgets a parent-death signal when credentials change: ask for it after this, not before.
 pub fn apply(confine: &Confine) -> io::Result<()> {
     let rules = &confine.rules;
-    undumpable()?;
+    sys::set_dumpable(false)?;
     if !out("umask") {
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
     }
@@ -82,29 +82,23 @@ pub fn apply(confine: &Confine) -> io::Result<()> {
         sys::join_new_session_keyring()?;
     }
     // Without no_new_privs the kernel takes a filter from CAP_SYS_ADMIN only (seccomp(2)), which is about to go.
-    if !rules.no_new_privs {
+    if !new_privs_refused(rules) {
         install(confine)?;
     }
     if !out("capabilities") {
         sys::bound_capabilities(rules.capabilities.0)?;
     }
-    if !out("groups") {
-        sys::set_user(confine.uid, confine.gid, &confine.groups)?;
-    }
+    sys::set_user(confine.uid, confine.gid, &confine.groups)?;
     if !out("capabilities") {
         // Lowering the inheritable set lowers the ambient one with it (capabilities(7)).
         let CapSet(mask) = confine.capabilities();
         sys::set_capabilities(Capabilities { effective: mask, permitted: mask, inheritable: 0 })?;
     }
-    if rules.no_new_privs && !out("no-new-privs") {
+    if new_privs_refused(rules) {
         sys::set_no_new_privs()?;
     }
     // A change of credentials sets it to fs.suid_dumpable, which may be 1.
-    undumpable()
-}
-
-fn undumpable() -> io::Result<()> {
-    if out("dumpable") { Ok(()) } else { sys::set_dumpable(false) }
+    sys::set_dumpable(false)
 }
 
 /// Gives up all capabilities but those, for good.
@@ -121,7 +115,11 @@ pub fn narrow(CapSet(mask): CapSet) -> io::Result<()> {
 /// Installs the filter of system calls, after [`apply`] and right before exec, so that what is allowed to a command is
 /// asked of nothing else.
 pub fn seal(confine: &Confine) -> io::Result<()> {
-    if confine.rules.no_new_privs { install(confine) } else { Ok(()) }
+    if new_privs_refused(&confine.rules) { install(confine) } else { Ok(()) }
+}
+
+fn new_privs_refused(rules: &Rules) -> bool {
+    rules.no_new_privs && !out("no-new-privs")
 }
 
 fn install(confine: &Confine) -> io::Result<()> {

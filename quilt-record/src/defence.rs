@@ -17,3 +17,16 @@ pub fn out(defence: &str) -> bool {
     let out = OUT.get_or_init(|| std::env::var("QUILT_WITHOUT").unwrap_or_default());
     out.split(',').any(|name| name == defence)
 }
+
+/// What a program of Quilt's that does not get its maker's environment must have in its own, so that the same is out in it.
+#[cfg(not(feature = "teeth"))]
+#[inline(always)]
+pub const fn handed_on() -> Option<String> {
+    None
+}
+
+/// What a program of Quilt's that does not get its maker's environment must have in its own, so that the same is out in it.
+#[cfg(feature = "teeth")]
+pub fn handed_on() -> Option<String> {
+    std::env::var("QUILT_WITHOUT").ok().map(|out| format!("QUILT_WITHOUT={out}"))
+}

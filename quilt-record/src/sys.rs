@@ -14,6 +14,8 @@ use nix::NixPath;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::defence::out;
+
 /// The result of a raw system call.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -220,6 +222,9 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
 /// before that, one fcntl for each).
 pub fn cloexec_from(first: RawFd) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    if out("close-fds") {
+        return Ok(());
+    }
     // SAFETY: no pointers, and no descriptor is closed.
     let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
     if r == 0 {
@@ -319,7 +324,7 @@ fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
 
 /// Whether others may ptrace this process and look at its descriptors and memory (PR_SET_DUMPABLE(2const)).
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
-    prctl(libc::PR_SET_DUMPABLE, dumpable.into())
+    prctl(libc::PR_SET_DUMPABLE, (dumpable || out("dumpable")).into())
 }
 
 /// No exec grants anything from here on (PR_SET_NO_NEW_PRIVS(2const)).
@@ -367,8 +372,11 @@ pub struct Capabilities {
 /// Makes the user (real, effective, saved), the group and the supplementary groups those (setgroups(2), setresgid(2),
 /// setresuid(2)): of the calling thread. By the calls' numbers, as libc's functions do it to every thread, by way of signals.
 pub fn set_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    // SAFETY: the list lives through the call; gid_t is 32 bits wide in these calls on every 64-bit architecture.
-    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // gid_t is 32 bits wide in these calls on every 64-bit architecture.
+    if !out("groups") {
+        // SAFETY: the list lives through the call.
+        check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    }
     // SAFETY: no pointers.
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: no pointers.
@@ -448,7 +456,9 @@ pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
             owners.push(unsafe { OwnedFd::from_raw_fd(target) });
         }
     }
-    close_from(count.max(3))?;
+    if !out("close-fds") {
+        close_from(count.max(3))?;
+    }
     Ok(owners)
 }
 
@@ -481,6 +491,9 @@ pub fn block_all_signals() {
 /// Overwrites the words that this process was called with, which `/proc/PID/cmdline` shows to everybody: in `place`, as
 /// [`crate::process::arguments`] gives it. Only in a child that will exec or exit and asks for no argument any more.
 pub fn blank_arguments(place: std::ops::Range<usize>) {
+    if out("blank-arguments") {
+        return;
+    }
     let first = std::ptr::with_exposed_provenance_mut::<u8>(place.start);
     // SAFETY: the kernel put the words there, on the initial stack, and no reference to them is left: std copies them.
     unsafe { std::ptr::write_bytes(first, 0, place.len()) };
@@ -491,7 +504,7 @@ pub fn cwd_is_reachable() -> io::Result<bool> {
     let mut path = [0u8; libc::PATH_MAX as usize];
     // SAFETY: the buffer is as long as it is said to be.
     check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
-    Ok(path[0] == b'/')
+    Ok(path[0] == b'/' || out("cwd"))
 }
 
 /// How many bytes can be read at once (FIONREAD, ioctl_tty(2), pipe(7)).
@@ -524,6 +537,11 @@ pub fn open_pty_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: no pointers.
     owned(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) }.into())
+}
+
+/// A session of its own, so without the caller's controlling terminal (setsid(2)).
+pub fn leave_session() -> nix::Result<()> {
+    if out("session") { Ok(()) } else { nix::unistd::setsid().map(drop) }
 }
 
 /// Makes the terminal the controlling one of the session that the calling process leads (TIOCSCTTY).

@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdout, pipe2, setsid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout, pipe2};
 
 use quilt_record::confine;
 use quilt_record::{Code, Error, sys};
@@ -131,7 +131,7 @@ fn become_command(settings: &Settings, outlet: BorrowedFd<'_>) -> Error {
     let name = settings.command.first().map_or("", String::as_str);
     let prepared = || -> Result<(), Error> {
         let os = |e: Errno| Error::os("start the command", e);
-        setsid().map_err(os)?;
+        sys::leave_session().map_err(os)?;
         dup2_stdout(outlet).map_err(os)?;
         dup2_stderr(outlet).map_err(os)?;
         sys::reset_signals();

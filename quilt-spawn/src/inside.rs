@@ -15,12 +15,12 @@ use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, setsid, symlinkat};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, symlinkat};
 
 use quilt_record::confine::{self, Confine, Rules, User};
 use quilt_record::error::Step as _;
 use quilt_record::process::namespace;
-use quilt_record::{Code, Error, sys};
+use quilt_record::{Code, Error, defence, sys};
 
 use crate::files;
 use crate::init::Settings;
@@ -237,7 +237,7 @@ fn facts(job: &Job<'_>, made: &Made) -> Result<Vec<Line>, Error> {
 
 /// Lets go of the caller: its session, its terminal, its descriptors.
 fn detach(job: &Job<'_>, made: &mut Made) -> Result<(), Error> {
-    setsid().map_err(os)?;
+    sys::leave_session().map_err(os)?;
     if made.null.is_none() {
         made.null = Some(null(have(&made.dev)?)?);
     }
@@ -268,7 +268,9 @@ fn init(job: &Job<'_>, made: &Made) -> Result<Infallible, Error> {
     let strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
     let bad = |_| Error::new(Code::Invalid, "", "a NUL in the command or the environment");
     let argv = strings(settings.argv()).map_err(bad)?;
-    let env = strings(job.want.environment(&user.home, job.hostname)).map_err(bad)?;
+    let mut env = job.want.environment(&user.home, job.hostname);
+    env.extend(defence::handed_on());
+    let env = strings(env).map_err(bad)?;
     let rules = Settings::own_rules(job.rules, &job.want.command);
     confine::seal(&Confine { rules, filter: job.filter.clone(), ..Confine::default() }).map_err(os)?;
     sys::exec_fd(job.init.as_fd(), &argv, &env).map_err(os)
