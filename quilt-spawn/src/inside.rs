@@ -110,7 +110,7 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::Private => refuse_chroot()
             .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os)),
         Step::Layers { lower, upper } => layers(job, made, lower, upper),
-        Step::Overlay { work, .. } => overlay(job, made, work),
+        Step::Overlay { lower, work, .. } => overlay(job, made, lower, work),
         Step::File { at, inside } => file(job, made, at, inside),
         Step::User(spec) => {
             let user = confine::user::resolve(have(&made.root)?, spec)?;
@@ -180,9 +180,12 @@ fn layers(job: &Job<'_>, made: &mut Made, lower: &[PathBuf], upper: &Path) -> Re
     Ok(())
 }
 
-fn overlay(job: &Job<'_>, made: &mut Made, work: &Path) -> Result<(), Error> {
+fn overlay(job: &Job<'_>, made: &mut Made, paths: &[PathBuf], work: &Path) -> Result<(), Error> {
     let work = openat(AT_FDCWD, work, DIR, Mode::empty()).step(|| format!("open {}", work.display()))?;
-    let lower: Vec<String> = made.lower.iter().map(|fd| path_of(fd.as_fd()).display().to_string()).collect();
+    let mut lower: Vec<String> = made.lower.iter().map(|fd| path_of(fd.as_fd()).display().to_string()).collect();
+    if defence::out("layer-paths") {
+        lower = paths.iter().map(|path| path.display().to_string()).collect();
+    }
     let upper = path_of(have(&made.upper)?);
     // A directory that was moved with all that is below it would take what is masked there out from under the mask of the
     // next start; without redirects it is copied, as far as it can be seen. That is the default of nearly every kernel.

