@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod gc;
+pub mod in_force;
 pub mod list;
 pub mod live;
 pub mod logs;

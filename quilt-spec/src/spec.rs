@@ -95,7 +95,7 @@ impl Spec {
         let mut record = Record::new(&id, &claim);
         let created = old.or(record.get::<String>("created")?);
         self.labels(&mut file)?;
-        for key in ["format", "id", "claim", "created", "until", "dry_run", "run"] {
+        for key in ["format", "id", "claim", "created", "until", "dry_run", "run", "status", "in_force"] {
             file.remove(key);
         }
         self.sections(&mut file, resumed)?;

@@ -10,6 +10,7 @@ mod attacks;
 mod attacks_files;
 mod cgroup;
 mod concurrency;
+mod confine;
 mod exec;
 mod failure;
 mod kill;

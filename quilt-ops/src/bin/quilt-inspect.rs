@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use quilt_ops::cli::{Root, Targets};
+use quilt_ops::in_force::InForce;
 use quilt_ops::{output, state};
 use quilt_record::error::report;
 
-/// Print the record of each container, with its `status`, as a line of JSON
+/// Print the record of each container, with its `status` and what is `in_force` of its confinement, as a line of JSON
 #[derive(Parser)]
 #[command(name = "quilt-inspect", version)]
 struct Cli {
@@ -30,6 +31,10 @@ pub fn main() -> ExitCode {
             let (summary, record) = state::look(instance, id)?;
             let mut record = record?;
             record.set("status", &summary.status);
+            // One that ends meanwhile has none.
+            if let Some(Ok(in_force)) = summary.pid.map(InForce::of) {
+                record.set("in_force", &in_force);
+            }
             let text = record.to_string();
             let text = if cli.pretty {
                 serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(&text)?)?

@@ -1,0 +1,217 @@
+//! What the processes of a container are held to: capabilities, no_new_privs, the filter of system calls, resource
+//! limits; the same for init, commands and checks, and as the flags say.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::harness::{World, images};
+
+/// Prints what the kernel says about the one who asks.
+const LOOK: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; umask; cat /proc/self/limits";
+
+fn status(capabilities: &str, bounding: &str, no_new_privs: u8, seccomp: u8) -> String {
+    format!(
+        "CapInh:\t0000000000000000\nCapPrm:\t{capabilities}\nCapEff:\t{capabilities}\nCapBnd:\t{bounding}\n\
+         CapAmb:\t0000000000000000\nNoNewPrivs:\t{no_new_privs}\nSeccomp:\t{seccomp}\n"
+    )
+}
+
+/// The lines of [`LOOK`] that [`status`] makes.
+fn of_status(look: &str) -> String {
+    look.lines().take(7).map(|line| format!("{line}\n")).collect()
+}
+
+const DEFAULT: &str = "00000000800405fb";
+const NONE: &str = "0000000000000000";
+
+/// Fails if a command, a check or the container's own command is held to something else than the others.
+#[test]
+fn confinement_is_the_same_for_all() {
+    let world = World::new("same");
+    let own = format!("({LOOK}) > /own; sleep 1000");
+    let check = format!("({LOOK}) > /check");
+    world.create("box", &["--health-check", &check, "--", "sh", "-c", &own]);
+    let command = world.exec("box", &["sh", "-c", LOOK]);
+    assert_eq!(of_status(&command), status(DEFAULT, DEFAULT, 1, 2));
+    assert!(command.contains("\n0022\n"), "{command}");
+    assert!(
+        command.lines().any(|line| line.split_whitespace().eq("Max core file size 0 0 bytes".split(' '))),
+        "{command}"
+    );
+    let upper = world.root.join("containers/box/upper");
+    assert_eq!(fs::read_to_string(upper.join("check")).unwrap(), command);
+    assert_eq!(fs::read_to_string(upper.join("own")).unwrap(), command);
+    // Init has what its command has, but for the limits, and the bounding set of both is the same.
+    let init = fs::read_to_string(format!("/proc/{}/status", world.init("box"))).unwrap();
+    let line = |name: &str| init.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert_eq!([line("CapBnd"), line("Seccomp:")], [format!("CapBnd:\t{DEFAULT}"), "Seccomp:\t2".to_owned()]);
+    // As another user, and on a terminal.
+    let user = world.exec("box", &["--user", "agent", "sh", "-c", LOOK]);
+    let user = user.as_str();
+    assert_eq!(of_status(user), status(NONE, DEFAULT, 1, 2));
+    let exec = format!("{}/quilt-exec -t box sh -c \"{LOOK}\"", crate::harness::bin().display());
+    assert_eq!(world.on_terminal(24, 80, &exec).ok().stdout.replace('\r', ""), command);
+}
+
+/// Fails if a flag does not do what it says, for the container's command and for those that come later.
+#[test]
+fn confinement_by_flags() {
+    let world = World::new("flags");
+    let look = |name: &str| world.exec(name, &["sh", "-c", LOOK]);
+    world.create("raw", &["--cap-add", "NET_RAW", "--cap-add=sys_ptrace", "--cap-drop", "CAP_CHOWN"]);
+    let raw = "00000000800c25fa";
+    assert_eq!(of_status(&look("raw")), status(raw, raw, 1, 2));
+    world.create("none", &["--cap-drop", "ALL", "--user", "agent", "--", "sleep", "1000"]);
+    assert_eq!(of_status(&look("none")), status(NONE, NONE, 1, 2));
+    // It runs as another user although nothing inside can become one.
+    let own = fs::read_to_string(format!("/proc/{}/task/{0}/children", world.init("none"))).unwrap();
+    let own = fs::read_to_string(format!("/proc/{}/status", own.trim())).unwrap();
+    assert!(own.contains("\nUid:\t1000\t1000\t1000\t1000\n") && own.contains(&format!("\nCapBnd:\t{NONE}\n")), "{own}");
+    world.create("open", &["--seccomp", "off", "--no-new-privs=off"]);
+    assert_eq!(of_status(&look("open")), status(DEFAULT, DEFAULT, 0, 0));
+    world.create(
+        "limited",
+        &["--ulimit", "nofile=100:200", "--ulimit=nproc=50", "--ulimit", "cpu=7:9", "--", "sleep", "1000"],
+    );
+    for limits in [look("limited"), world.exec("limited", &["sh", "-c", "cat /proc/$(pidof sleep)/limits"])] {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = limits.lines().map(words).collect();
+        for line in ["Max open files 100 200 files", "Max processes 50 50 processes", "Max cpu time 7 9 seconds"] {
+            assert!(lines.iter().any(|is| is == line), "{line}: {limits}");
+        }
+    }
+    // The limits are the create's, not those of whoever calls exec, who can only have lower ones.
+    let exec = format!(
+        "ulimit -S -n 64; ulimit -H -n 80; {}/quilt-exec limited sh -c 'ulimit -S -n; ulimit -H -n'",
+        crate::harness::bin().display()
+    );
+    world.run("sh", &["-c", &exec]).go().is(0, "80\n80\n", "");
+    let all: u64 = u64::from_str_radix(own_capabilities().as_str(), 16).unwrap();
+    world.create("all", &["--privileged"]);
+    let all = format!("{all:016x}");
+    assert_eq!(of_status(&look("all")), status(&all, &all, 0, 0));
+    // What the kernel says is shown beside what was asked.
+    let shown = world.quilt(&["inspect", "raw"]).ok().record();
+    assert_eq!(shown["in_force"]["capabilities"], shown["spawn"]["have"]["confine"]["capabilities"]);
+    assert_eq!((&shown["in_force"]["seccomp"], &shown["in_force"]["no_new_privs"]), (&true.into(), &true.into()));
+    let covered = shown["in_force"]["covered"].as_array().unwrap();
+    assert!(
+        ["/proc/keys", "/proc/sys", "/sys/firmware"].iter().all(|path| covered.contains(&(*path).into())),
+        "{covered:?}"
+    );
+    // The same again after a stop.
+    world.quilt(&["stop", "raw"]).ok();
+    world.quilt(&["start", "raw"]).ok();
+    assert_eq!(of_status(&look("raw")), status(raw, raw, 1, 2));
+}
+
+/// What the test, and so Quilt, has.
+fn own_capabilities() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).unwrap().to_owned()
+}
+
+/// Fails if a setuid program gains anything by default, or does not with `--no-new-privs=off`.
+#[test]
+fn confinement_of_setuid_programs() {
+    let world = World::new("setuid");
+    let image = images::hostile(&world.path("image"));
+    let source = world.write("euid.c", "#include <unistd.h>\nint main(void) { return geteuid() == 0 ? 0 : 1; }\n");
+    let program = image.join("bin/euid");
+    world.run("cc", &["-static", "-o", program.to_str().unwrap(), &source]).go().is(0, "", "");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    world.create_from(&image, "box", &[]);
+    world.quilt(&["exec", "--user", "agent", "box", "euid"]).is(1, "", "");
+    world.create_from(&image, "sudo", &["--no-new-privs=off"]);
+    world.quilt(&["exec", "--user", "agent", "sudo", "euid"]).is(0, "", "");
+}
+
+fn profile(world: &World, name: &str, errno: &str) -> String {
+    let text = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"{errno}}},
+            {{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [{{"index": 1, "value": 10, "op": "SCMP_CMP_EQ"}}]}}
+        ]}}"#
+    );
+    world.write(name, &text)
+}
+
+/// Fails if a profile in docker's format does not do what it says, or is not kept with the container.
+#[test]
+fn confinement_by_a_profile() {
+    let world = World::new("profile");
+    let file = profile(&world, "profile.json", ", \"errnoRet\": 28");
+    let record = world.create("box", &["--seccomp", &file]);
+    assert_eq!(record["spawn"]["have"]["confine"]["seccomp"], "file");
+    let refused = "mkdir: can't create directory '/x': No space left on device\n";
+    let mkdir = ["exec", "box", "mkdir", "/x"];
+    world.quilt(&mkdir).is(1, "", refused);
+    world.quilt(&["exec", "box", "sh", "-c", "kill -USR1 $$; kill -CONT $$ && echo alive"]).is(
+        0,
+        "alive\n",
+        "sh: can't kill pid 1: Operation not permitted\n".replace("pid 1", &format!("pid {}", "2")).as_str(),
+    );
+    fs::remove_file(&file).unwrap();
+    world.quilt(&["stop", "box"]).ok();
+    world.quilt(&["start", "box"]).ok();
+    world.quilt(&mkdir).is(1, "", refused);
+    assert!(world.root.join("containers/box/seccomp.bpf").exists());
+}
+
+/// Fails if bad input is not refused by one line, before anything is made.
+#[test]
+fn confinement_that_cannot_be() {
+    let world = World::new("bad");
+    let image = images::busybox();
+    let image = image.to_str().unwrap();
+    let bad_json = world.write("bad.json", "{\"defaultAction\": ");
+    let bad_action = world.write("action.json", "{\"defaultAction\": \"SCMP_ACT_MAYBE\"}");
+    let array = world.write("array.json", "[]");
+    let before = world.inventory();
+    for args in [
+        ["--cap-add", "FOO"],
+        ["--cap-drop", ""],
+        ["--ulimit", "nofile"],
+        ["--ulimit", "nofile=2:1"],
+        ["--ulimit", "files=2"],
+        ["--seccomp", &bad_json],
+        ["--seccomp", &bad_action],
+        ["--seccomp", &array],
+        ["--seccomp", "/dev/null"],
+    ] {
+        let out = world.quilt(&["create", image, "--name", "box", args[0], args[1]]);
+        out.failed("quilt-spec", "invalid");
+        assert_eq!(out.stderr.lines().count(), 1, "{out:?}");
+    }
+    world.quilt(&["create", image, "--seccomp", "/nowhere"]).failed("quilt-spec", "not_found");
+    world.assert_same(&before, crate::harness::SETTLE);
+    let nothing: PathBuf = world.root.join("containers/box");
+    assert!(!Path::new(&nothing).exists());
+}
+
+/// Fails if the look from inside finds anything to say about containers that are as they ought to be, whatever they ask
+/// for. What it says about others is in attacks of each defence.
+#[test]
+fn confinement_is_verified_from_inside() {
+    let world = World::new("verified");
+    world.create("box", &["--security"]);
+    world.create("none", &["--network=none", "--cap-drop=ALL", "--ulimit=nofile=64", "--security"]);
+    world.create("open", &["--seccomp=off", "--no-new-privs=off", "--cap-add=NET_RAW", "--security"]);
+    world.create("all", &["--privileged", "--security"]);
+    world.create_from(Path::new("/"), "host", &["--security"]);
+    let record = world.quilt(&["probe", "--security", "box"]).ok().record();
+    let phases = record["probe"]["have"]["phases"].as_array().unwrap();
+    let phase = phases.iter().find(|phase| phase["name"] == "security").unwrap();
+    assert_eq!(phase["ok"], true);
+    assert_eq!(phase["evidence"]["deviations"].as_array().map(Vec::len), Some(0));
+    assert_eq!(phase["evidence"]["calls"]["clone3"], "ENOSYS");
+    // One who says that he is held to less than he is: the record is changed under it.
+    let path = world.root.join("containers/box/spawn.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"CAP_CHOWN\",", "")).unwrap();
+    let refused = world.quilt(&["probe", "--security", "box"]);
+    assert_eq!(refused.status, 19, "{refused:?}");
+    assert!(refused.stderr.starts_with("quilt-probe: security: "), "{refused:?}");
+    fs::write(&path, text).unwrap();
+}
