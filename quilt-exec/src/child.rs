@@ -101,22 +101,20 @@ pub(crate) struct Ready {
     pub(crate) also: OwnedFd,
     /// See [`Words`].
     wait: Option<OwnedFd>,
-    /// See [`Program`].
-    image: Option<OwnedFd>,
 }
 
 /// The child's life up to exec; comes back only with its status. If the program is another process, born in the
 /// container's pid namespace, `born` is told its pid, in four bytes, and the status is 0; that is a child of the child's
 /// parent, too.
 pub(crate) fn child(target: &Target, program: &Program, stdio: &Stdio, words: &Words, born: &OwnedFd) -> u8 {
-    let Ready { fail, also: born, wait, image } = match leave_host(target, program, stdio, words, born.as_fd()) {
+    let Ready { fail, also: born, wait } = match leave_host(target, program, stdio, words, born.as_fd()) {
         Ok(ready) => ready,
         Err(failed) => return told(words.fail.as_fd(), failed),
     };
     if let Err(failed) = within(program) {
         return told(fail.as_fd(), failed);
     }
-    let run = || told(fail.as_fd(), execute(program, stdio.terminal.is_some(), wait, image));
+    let run = || told(fail.as_fd(), execute(program, stdio.terminal.is_some(), wait));
     let (_, private_pid) = target.namespaces();
     if !private_pid {
         drop(born);
@@ -146,11 +144,10 @@ pub(crate) fn leave_host(
     let [stdin, stdout, stderr] = &*streams;
     let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), words.fail.as_fd(), also];
     keep.extend(words.wait.as_ref().map(|wait| wait.as_fd()));
-    keep.extend(program.image.as_ref().map(|image| image.as_fd()));
     let mut kept = sys::keep_only(&keep).map_err(|e| (At::Streams, errno(&e)))?.into_iter();
     let (Some(fail), Some(also)) = (kept.next(), kept.next()) else { return Err((At::Streams, Errno::EBADF)) };
     let wait = words.wait.as_ref().and_then(|_| kept.next());
-    Ok(Ready { fail, also, wait, image: kept.next() })
+    Ok(Ready { fail, also, wait })
 }
 
 /// Tells what failed; the status of who failed.
@@ -213,7 +210,7 @@ pub(crate) fn within(program: &Program) -> Result<(), Failed> {
 }
 
 /// Where it can be seen: the session, and the program. The parent must not wait for anything from here: it may be stopped.
-fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, image: Option<OwnedFd>) -> Failed {
+fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>) -> Failed {
     // After the change of credentials, which would forget it.
     let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
     if let Err(e) = sys::leave_session() {
@@ -232,13 +229,10 @@ fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, image: Opti
     if let Err(e) = confine::seal(&program.confine) {
         return (At::Confine, errno(&e));
     }
-    match image {
-        Some(image) => match sys::exec_fd(image.as_fd(), &program.argv, &program.env) {
-            Err(e) => (At::Refused, errno(&e)),
-            Ok(never) => match never {},
-        },
-        None => search(program),
-    }
+    let Some(body) = program.body else { return search(program) };
+    // As exec would: what is to tell of failures is closed.
+    let _ = sys::close_from(3);
+    sys::exit_now(body(program))
 }
 
 /// Executes the program, looked for as execvp(3) does, but along the container's PATH and never through a shell.

@@ -32,10 +32,11 @@ const KILL: Duration = Duration::from_secs(10);
 /// A program to run inside.
 #[derive(Debug)]
 pub struct Program {
-    /// Its name and arguments; the name is looked for along the container's PATH, unless it has a slash or `image` is given.
+    /// Its name and arguments; the name is looked for along the container's PATH, unless it has a slash.
     pub argv: Vec<CString>,
-    /// The program itself, where it comes from outside: see `quilt_record::readonly::tool`.
-    pub image: Option<OwnedFd>,
+    /// Instead of a program of the container's, this: it runs in the process that would execute one, confined as that
+    /// would be and never dumpable, and returns the exit status.
+    pub body: Option<fn(&Program) -> u8>,
     /// Its environment, all of it.
     pub env: Vec<CString>,
     /// The directory to start in: a path of the container's.

@@ -42,7 +42,7 @@ pub fn run(
     let nul = |e: NulError| Error::new(Code::Invalid, "read the environment", e.to_string());
     let program = Program {
         argv,
-        image: None,
+        body: None,
         env: target.environment(home, &options.variables().map_err(nul)?)?,
         workdir: target.workdir(options.workdir.as_deref())?,
         confine,

@@ -1,6 +1,5 @@
 //! The exec phase: one process inside, which proves that programs run there, and then runs the health check.
 
-use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -15,9 +14,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, read};
 use quilt_exec::{Program, Running, Stdio, Target};
 use quilt_record::process::wait_dead;
-use quilt_record::{Error, Instance, Step, defence, leaf, readonly, sys};
+use quilt_record::{Code, Error, Step, defence, leaf, sys};
 
-use crate::inside::{MODE, visitor};
+use crate::inside::{checker, visitor};
 use crate::look::inode;
 use crate::report::Evidence;
 use crate::watch::{Event, Stop, Watch, no};
@@ -64,7 +63,6 @@ impl Entered {
     /// Enters, and proves it: a nonce comes back from a process whose namespaces are the init's and whose cgroup, seen
     /// from outside, is a leaf of the container's. `once`: that is all it is for; it cannot be given a check to run.
     pub(crate) fn enter(
-        instance: &Instance,
         target: &Target,
         watch: &Watch<'_>,
         once: bool,
@@ -72,12 +70,10 @@ impl Entered {
     ) -> Result<Entered, Stop> {
         let deadline = watch.deadline(LIMIT);
         let (confine, home) = target.confinement(None).map_err(Stop::Failed)?;
-        let mut env = target.environment(home, &[])?;
-        env.extend(defence::handed_on().and_then(|out| CString::new(out).ok()));
         let program = Program {
-            argv: [c"quilt-probe".to_owned(), CString::new(MODE).unwrap_or_default()].to_vec(),
-            image: if once { None } else { Some(readonly::tool(instance, "quilt-probe")?) },
-            env,
+            argv: vec![c"quilt-probe".to_owned()],
+            body: Some(checker),
+            env: target.environment(home, &[])?,
             workdir: target.workdir(None)?,
             confine,
         };
@@ -88,7 +84,7 @@ impl Entered {
         let stderr = Some(stdout.try_clone().step(step)?);
         let stdio = Stdio { stdin: Some(theirs), stdout: Some(stdout), stderr, terminal: None };
         let running = if once { target.visit(&program, stdio, visitor) } else { target.enter(&program, stdio) };
-        let running = running.map_err(Stop::Failed)?;
+        let running = running.map_err(|e| if e.code == Code::NotFound { Stop::Dead } else { Stop::Failed(e) })?;
         let socket = UnixStream::from(socket);
         // Whoever took that process over with ptrace(2) could leave half a word, or never read.
         socket.set_read_timeout(Some(WORD)).step(step)?;

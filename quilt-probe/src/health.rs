@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use quilt_exec::Target;
-use quilt_record::Instance;
 
 use crate::Want;
 use crate::entered::{Entered, Try, seconds};
@@ -23,7 +22,6 @@ const SHOWN: usize = 1000;
 
 /// Runs the check until it passes or the container is not ready. `entered` is the process inside to begin with.
 pub(crate) fn look(
-    instance: &Instance,
     target: &Target,
     watch: &Watch<'_>,
     want: &Want,
@@ -38,7 +36,7 @@ pub(crate) fn look(
     loop {
         let inside = match entered {
             Some(inside) => inside,
-            None => entered.insert(Entered::enter(instance, target, watch, false, &mut Evidence::default())?),
+            None => entered.insert(Entered::enter(target, watch, false, &mut Evidence::default())?),
         };
         let counts = started.elapsed() >= want.start_period();
         evidence.tries += 1;

@@ -26,7 +26,6 @@ use quilt_record::have::Probe;
 use quilt_record::stage::{Context, Outcome, Stage};
 use quilt_record::{Claim, Error, Id, Instance, signals};
 
-pub use inside::{MODE, inside};
 pub use want::Want;
 
 use entered::Entered;
@@ -71,8 +70,7 @@ fn examine(context: &Context<'_, Want>) -> Result<(Probe, Option<Error>), Error>
         return Ok(report.have());
     }
     let check = want.command()?;
-    let entered = report
-        .phase("exec", |evidence| Entered::enter(context.instance, &target, &watch, check.is_none(), evidence))?;
+    let entered = report.phase("exec", |evidence| Entered::enter(&target, &watch, check.is_none(), evidence))?;
     let Some(entered) = entered else { return Ok(report.have()) };
     let mut entered = Some(entered);
     let rest = rest(context, &mut report, &target, &watch, check.as_deref(), &mut entered);
@@ -101,9 +99,7 @@ fn rest(
         return Ok(());
     }
     let Some(words) = check else { return Ok(()) };
-    report.phase("health", |evidence| {
-        health::look(context.instance, target, watch, context.want, words, entered, evidence)
-    })?;
+    report.phase("health", |evidence| health::look(target, watch, context.want, words, entered, evidence))?;
     Ok(())
 }
 

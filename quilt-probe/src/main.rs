@@ -28,10 +28,6 @@ struct Cli {
 
 /// The program.
 pub fn main() -> ExitCode {
-    // What runs inside a container stops for nothing.
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == quilt_probe::MODE) {
-        return ExitCode::from(quilt_probe::inside());
-    }
     if let Err(error) = readonly::reexec() {
         error::complain(TOOL, &error);
         return ExitCode::from(error.code.status());

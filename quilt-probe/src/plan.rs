@@ -25,7 +25,7 @@ pub(crate) fn plan(record: &Record, want: &Want) -> Result<Vec<String>, Error> {
     };
     let check = want.command()?;
     let enter = match check {
-        Some(_) => "run quilt-probe inside, in a cgroup of its own",
+        Some(_) => "fork into the container, into a cgroup of its own",
         None => "fork into the container, into the init's cgroup",
     };
     let mut lines = vec![

@@ -102,7 +102,7 @@ fn visit(target: &Target, watch: &Watch<'_>) -> Result<Vec<u8>, Stop> {
     let (confine, home) = target.confinement(Some("0")).map_err(Stop::Failed)?;
     let program = Program {
         argv: vec![c"quilt-probe".to_owned()],
-        image: None,
+        body: None,
         env: target.environment(home, &[])?,
         workdir: c"/".to_owned(),
         confine,
