@@ -6,6 +6,8 @@
 
 mod harness;
 
+mod attack;
+mod attack_caller;
 mod attacks;
 mod attacks_files;
 mod cgroup;

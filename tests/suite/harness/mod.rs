@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod nftables;
 pub mod pace;
 pub mod run;
+pub mod teeth;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -42,6 +43,10 @@ pub struct World {
     pub dir: PathBuf,
     /// The instance (`QUILT_ROOT`).
     pub root: PathBuf,
+    /// The directory of the tools.
+    pub bin: PathBuf,
+    /// The defences that are taken out: `QUILT_WITHOUT`.
+    without: String,
     before: Inventory,
     _turn: MutexGuard<'static, ()>,
 }
@@ -49,6 +54,10 @@ pub struct World {
 impl World {
     /// A cold machine. `World::new("lifecycle")`; the name is only for people who look at the directory.
     pub fn new(name: &str) -> World {
+        World::of(name, bin(), "")
+    }
+
+    fn of(name: &str, bin: PathBuf, without: &str) -> World {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(nix::unistd::geteuid().is_root(), "the tests must run as root");
         run::become_reaper();
@@ -58,7 +67,7 @@ impl World {
         let root = dir.join("root");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).unwrap();
         let before = Inventory::take(&root);
-        let world = World { dir, root, before, _turn: turn };
+        let world = World { dir, root, bin, without: without.to_owned(), before, _turn: turn };
         world.subnet("10.91.0.0/16");
         world
     }
@@ -84,7 +93,8 @@ impl World {
 
     /// A command in this world.
     pub fn run(&self, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Run {
-        Run::new(program).args(args).env("QUILT_ROOT", &self.root).env("QUILT_BIN", bin())
+        let run = Run::new(program).args(args).env("QUILT_ROOT", &self.root).env("QUILT_BIN", &self.bin);
+        if self.without.is_empty() { run } else { run.env("QUILT_WITHOUT", &self.without) }
     }
 
     /// `scripts/quilt ARGS…`, not yet started.
@@ -99,7 +109,7 @@ impl World {
 
     /// A tool by itself: `quilt-NAME ARGS…`, not yet started.
     pub fn tool(&self, name: &str, args: &[&str]) -> Run {
-        self.run(bin().join(name), args)
+        self.run(self.bin.join(name), args)
     }
 
     /// Runs a line of shell on a terminal of that size; its output has the terminal's line ends made plain.

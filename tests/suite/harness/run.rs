@@ -60,7 +60,10 @@ impl Run {
     pub fn new(program: impl AsRef<OsStr>) -> Run {
         let mut command = Command::new(program);
         // A caller's umask, locale or setting of Quilt's must not decide whether a test passes.
-        command.process_group(0).env_remove("QUILT_PIPE").env_remove("QUILT_CLAIM").env("LC_ALL", "C");
+        for foreign in ["QUILT_PIPE", "QUILT_CLAIM", "QUILT_WITHOUT"] {
+            command.env_remove(foreign);
+        }
+        command.process_group(0).env("LC_ALL", "C");
         Run { command, stdin: Vec::new(), limit: LIMIT }
     }
 
