@@ -107,7 +107,9 @@ fn attacks_by_stopping_what_joins() {
 #[test]
 fn attacks_by_tracing_what_joins() {
     let world = attacked("trace", &["trace"], |_| {});
-    let exec = ["exec", "--timeout", "5s", "box", "sh", "-c", "exit 5"];
+    // Long enough to be found on a busy machine, and without children, whose end a tracer that never waits keeps to itself.
+    let busy = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 5";
+    let exec = ["exec", "--timeout", "5s", "box", "sh", "-c", busy];
     for _ in 0..20 {
         world.command(&exec).limit(PROMPT).go().is(5, "", "");
     }
