@@ -48,6 +48,7 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     let text = visit(target, watch)?;
     let seen: Facts = serde_json::from_slice(&text).map_err(|e| no(format!("what came back from inside: {e}")))?;
     let mut wrong = held(rules, &seen);
+    wrong.extend(init(rules, &status(target)?));
     if asked.privileged {
         evidence.note("privileged", "nothing is masked, read-only or refused");
     } else {
@@ -81,6 +82,38 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
         1 => Err(no(wrong.remove(0))),
         n => Err(no(format!("{} deviations: {}", n, wrong.join("; ")))),
     }
+}
+
+/// What the kernel says about the init, which was there before this visitor came and was confined by the same record.
+fn status(target: &Target) -> Result<String, Stop> {
+    let path = format!("/proc/{}/status", target.spawn.init.pid);
+    match std::fs::read_to_string(&path) {
+        Ok(text) if target.spawn.init.alive() => Ok(text),
+        Ok(_) => Err(Stop::Dead),
+        Err(_) if !target.spawn.init.alive() => Err(Stop::Dead),
+        Err(e) => Err(Stop::Broken(Error::os(format!("read {path}"), e))),
+    }
+}
+
+/// What of that is not as the rules have it. Where it has a command that runs as another user, it keeps what it takes to
+/// pass signals on to it (CAP_KILL).
+fn init(rules: &Rules, status: &str) -> Vec<String> {
+    const KILL: CapSet = CapSet(1 << 5);
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let bounding = CapSet(u64::from_str_radix(field("CapBnd:"), 16).unwrap_or(u64::MAX));
+    let more = bounding.without(rules.capabilities).without(KILL);
+    let mut wrong = Vec::new();
+    if more != CapSet(0) {
+        wrong.push(format!("the init has {}, which the rules have not", more.names().collect::<Vec<_>>().join(", ")));
+    }
+    let filtered = rules.seccomp != Seccomp::Off;
+    for (name, must) in [("NoNewPrivs", u8::from(rules.no_new_privs)), ("Seccomp", if filtered { 2 } else { 0 })] {
+        let is = field(&format!("{name}:"));
+        if is != must.to_string() {
+            wrong.push(format!("{name} of the init is {is} and must be {must}"));
+        }
+    }
+    wrong
 }
 
 fn first(text: &str) -> String {
@@ -222,6 +255,19 @@ mod tests {
         let status = status.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let calls = [("bpf", libc::EPERM), ("clone3", libc::ENOSYS)].map(|(name, errno)| (name.to_owned(), errno));
         Facts { status: status.into(), rlimits: Rules::default().rlimits, calls: calls.into(), ..Facts::default() }
+    }
+
+    #[test]
+    fn an_init_that_is_held_to_less_is_found() {
+        let good = "CapBnd:\t00000000800405fb\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        assert_eq!(init(&Rules::default(), good), [""; 0]);
+        let bad = "CapBnd:\t00000000800425fb\nNoNewPrivs:\t0\nSeccomp:\t0\n";
+        let wrong = [
+            "the init has CAP_NET_RAW, which the rules have not",
+            "NoNewPrivs of the init is 0 and must be 1",
+            "Seccomp of the init is 0 and must be 2",
+        ];
+        assert_eq!(init(&Rules::default(), bad), wrong);
     }
 
     #[test]
