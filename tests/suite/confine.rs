@@ -212,3 +212,29 @@ fn confinement_is_verified_from_inside() {
     assert!(refused.stderr.starts_with("quilt-probe: security: "), "{refused:?}");
     fs::write(&path, text).unwrap();
 }
+
+/// Fails if a defence can be missing without the look from inside saying so.
+#[test]
+fn confinement_that_is_missing_is_found_from_inside() {
+    for (defence, found) in [
+        ("capabilities", "CapBnd is "),
+        ("no-new-privs", "NoNewPrivs is 0 and must be 1"),
+        ("seccomp", "Seccomp is 0 and must be 2"),
+        ("masks", "/proc/keys can be read"),
+        ("read-only-paths", "/proc/sys/kernel/core_pattern can be written"),
+        ("umask", "Umask is "),
+        ("rlimits", "the resource limit core is "),
+    ] {
+        let world = World::without("missing", defence);
+        let image = images::busybox();
+        // Its caller's own limit and umask are others than the container's.
+        let create = format!(
+            "umask 0; ulimit -S -c 0; ulimit -H -c unlimited; exec {}/scripts/quilt create {} --name box --security",
+            crate::harness::repo().display(),
+            image.display()
+        );
+        let out = world.run("sh", &["-c", &create]).go();
+        out.failed("quilt-probe", "not_ready");
+        assert!(out.stderr.contains(found), "without {defence}: {}", out.stderr);
+    }
+}
