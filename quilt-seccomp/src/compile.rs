@@ -1,9 +1,9 @@
 //! From a [`Profile`] to a filter.
 //!
-//! The numbers of an ABI fall into ranges that share a decision; the filter looks its way to one by halving, about seven
-//! comparisons. A decision by number alone ends there, which the kernel finds out when the filter is installed: it runs it
-//! for every number, and never again for those that are always allowed (`seccomp_cache_prepare`, 5.11). That run is most of
-//! what installing costs, so short paths count there, and in the calls whose arguments are looked at.
+//! The numbers of an ABI fall into ranges that share a decision; the filter finds the one by halving, so that about as many
+//! numbers are on either side. For a decision by number alone the kernel finds out when the filter is installed: it runs it
+//! for every number then, and never again for those that are always allowed (`seccomp_cache_prepare`, 5.11). That run is a
+//! good part of what installing costs, so ways are short on average, not at worst.
 //!
 //! The hard thing is that conditional jumps reach 255 instructions, and only forwards. So the program is laid out from its
 //! end: what is jumped to is placed already, and one that is out of reach gets a stepping stone right behind the jump.
@@ -86,6 +86,22 @@ fn ranges(profile: &Profile, audit: u32) -> Vec<(u32, Decision)> {
     ranges
 }
 
+/// Where to halve: about as many numbers on either side, as the kernel tries them all.
+fn middle(ranges: &[(u32, Decision)]) -> usize {
+    // What lies beyond all known numbers is as wide as it likes.
+    let width = |pair: &[(u32, Decision)]| match pair[1].0 - pair[0].0 {
+        n if n > 512 => 1,
+        n => n,
+    };
+    let ends = ranges.windows(2).map(width).chain([1]).scan(0, |sum, width| {
+        *sum += width;
+        Some(*sum)
+    });
+    let ends: Vec<u32> = ends.collect();
+    let all = ends.last().copied().unwrap_or(0);
+    (1..ranges.len()).min_by_key(|at| (2 * ends[at - 1]).abs_diff(all)).unwrap_or(0)
+}
+
 impl Graph {
     fn add(&mut self, node: Node) -> usize {
         *self.places.entry(node).or_insert_with(|| {
@@ -114,7 +130,7 @@ impl Graph {
                 self.branch(bpf::EQUAL, *number, yes, no)
             }
             _ => {
-                let (left, right) = ranges.split_at(ranges.len() / 2);
+                let (left, right) = ranges.split_at(middle(ranges));
                 let from = right.first().map_or(0, |(from, _)| *from);
                 let (yes, no) = (self.search(right), self.search(left));
                 self.branch(bpf::AT_LEAST, from, yes, no)
