@@ -8,7 +8,10 @@
 //!   is enough: that is what runc makes of it.
 //! - Where the default refuses, calls newer than the newest that the profile names are not there (ENOSYS).
 //!
-//! Otherwise than there, the 32-bit ABIs are closed, and not deadly, unless both the profile and the container open them (a
+//! Otherwise than there, `socket` and a few others are compared as the kernel looks at them: with all 64 bits, a family
+//! that is "greater than AF_VSOCK" could be AF_ALG in its lower half, which is all that counts.
+//!
+//! And the 32-bit ABIs are closed, and not deadly, unless both the profile and the container open them (a
 //! profile that names no architecture leaves it to the container), and a field that nobody knows is an error: a rule with a
 //! misspelt `args` would open more than its author thinks.
 
@@ -31,6 +34,18 @@ const TESTS_MAX: usize = 256;
 
 /// The largest errno that a filter can return (`MAX_ERRNO`).
 const ERRNO_MAX: u16 = 4095;
+
+/// Arguments that profiles look at and of which 64-bit kernels use the lower half.
+const INTS: [(&str, &[u8]); 8] = [
+    ("clone", &[0]),
+    ("fcntl", &[0, 1]),
+    ("ioctl", &[0, 1]),
+    ("personality", &[0]),
+    ("prctl", &[0]),
+    ("setns", &[0, 1]),
+    ("socket", &[0, 1, 2]),
+    ("socketpair", &[0, 1, 2]),
+];
 
 /// `errnoRet` if a profile does not say: EPERM.
 const ERRNO_DEFAULT: u16 = 1;
@@ -84,7 +99,8 @@ pub(crate) fn profile(text: &str, host: &Host<'_>) -> Result<Profile, String> {
         _ => Action::ENOSYS,
     };
     let table = |arch: Arch| {
-        let calls = arch.calls().filter_map(|(name, number)| Some((number, decisions.get(name)?.clone()))).collect();
+        let decision = |name| Some(narrow(arch, name, decisions.get(name)?));
+        let calls = arch.calls().filter_map(|(name, number)| Some((number, decision(name)?))).collect();
         Table { arch, calls, others: default, newer }
     };
     let arches = arches(&file, host)?;
@@ -246,6 +262,20 @@ fn capability(name: &str) -> Option<u32> {
         SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE";
     let name = name.strip_prefix("CAP_")?;
     NAMES.split_ascii_whitespace().position(|known| known == name).map(|n| n as u32)
+}
+
+/// A decision as an ABI needs it: of arguments that the kernel takes for an `int`, the upper half must not count.
+fn narrow(arch: Arch, name: &str, decision: &Decision) -> Decision {
+    let mut decision = decision.clone();
+    let all = matches!(arch, Arch::X32 | Arch::I386 | Arch::Arm);
+    let ints = INTS.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, args)| args);
+    for test in decision.rules.iter_mut().flat_map(|rule| &mut rule.tests) {
+        if all || ints.contains(&test.arg) {
+            test.mask &= u64::from(u32::MAX);
+            test.value &= u64::from(u32::MAX);
+        }
+    }
+    decision
 }
 
 /// More rules for a name, with a limit to what they make together.
