@@ -31,7 +31,7 @@ const OPEN: [&str; 9] = [
     "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 open openat openat2 creat close close_range \
      dup dup2 dup3 fcntl fcntl64 flock lseek _llseek truncate truncate64 ftruncate ftruncate64 fallocate fadvise64 \
      fadvise64_64 arm_fadvise64_64 readahead cachestat sync syncfs fsync fdatasync sync_file_range \
-     arm_sync_file_range copy_file_range sendfile sendfile64 splice tee vmsplice",
+     arm_sync_file_range copy_file_range sendfile sendfile64 splice tee",
     // Names and attributes of files.
     "stat stat64 lstat lstat64 fstat fstat64 fstatat64 newfstatat statx statfs statfs64 fstatfs fstatfs64 statmount \
      listmount access faccessat faccessat2 chmod fchmod fchmodat fchmodat2 chown chown32 fchown fchown32 lchown lchown32 \

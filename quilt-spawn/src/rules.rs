@@ -74,12 +74,13 @@ pub fn confinement(want: &Want, own: CapSet) -> Result<Confinement, Error> {
     let mut notes = Vec::new();
     let capabilities = capabilities(want, own, &mut notes)?;
     let options = Options { capabilities: capabilities.0, abi32: want.abi32 };
-    let plain = capabilities == CapSet::DEFAULT && !want.abi32;
     let (seccomp, filter) = match want.seccomp.as_deref() {
         Some("off") => (Seccomp::Off, None),
         None if want.privileged => (Seccomp::Off, None),
-        None if plain => (Seccomp::Default, Some(Cow::Borrowed(quilt_seccomp::DEFAULT))),
-        None => (Seccomp::File, Some(quilt_seccomp::builtin(&options))),
+        None => match quilt_seccomp::builtin(&options) {
+            built_in @ Cow::Borrowed(_) if !want.abi32 => (Seccomp::Default, Some(built_in)),
+            other => (Seccomp::File, Some(other)),
+        },
         Some(profile) => {
             let filter = quilt_seccomp::from_docker(profile, &options);
             let filter = filter.map_err(|why| invalid("seccomp", why))?;

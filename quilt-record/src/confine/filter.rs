@@ -33,3 +33,13 @@ pub fn of(instance: &Instance, id: &Id, seccomp: Seccomp) -> Result<Option<Cow<'
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::confine::CapSet;
+
+    #[test]
+    fn the_filter_that_is_built_in_is_for_the_default_capabilities() {
+        assert_eq!(quilt_seccomp::Options::default().capabilities, CapSet::DEFAULT.0);
+    }
+}
