@@ -283,6 +283,10 @@ pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
 /// Sets the MOUNT_ATTR_* bits of `set` on the mount behind `mount`, and its propagation to private
 /// (mount_setattr(2), Linux 5.12).
 pub fn restrict_mount(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    set_mount_attributes(mount, set, 0)
+}
+
+fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, flags: libc::c_int) -> io::Result<()> {
     let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     // SAFETY: the kernel reads a struct mount_attr of the size given; both pointers live through the call.
     let r = unsafe {
@@ -290,12 +294,26 @@ pub fn restrict_mount(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )
     };
     check(r).map(drop)
+}
+
+/// A detached copy of what is behind `of` with all that is mounted below it (open_tree(2), Linux 5.2).
+pub fn clone_tree(of: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE as libc::c_long
+        | libc::OPEN_TREE_CLOEXEC as libc::c_long
+        | libc::c_long::from(libc::AT_EMPTY_PATH | libc::AT_RECURSIVE);
+    // SAFETY: the path is an empty string.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, of.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// [`restrict_mount`] of a mount and all that are below it.
+pub fn restrict_tree(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    set_mount_attributes(mount, set, libc::AT_RECURSIVE)
 }
 
 /// Attaches a detached mount to the directory or file behind `target` (move_mount(2), Linux 5.2).
@@ -462,14 +480,24 @@ pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
     Ok(owners)
 }
 
-/// The id of the mount that is this process's root (statx(2) with STATX_MNT_ID, Linux 5.8).
+/// The id of the mount that is this process's root.
 pub fn root_mount() -> io::Result<u64> {
+    mount_of(libc::AT_FDCWD, c"/")
+}
+
+/// The id of the mount that the open file or directory is on.
+pub fn mount_id(file: BorrowedFd<'_>) -> io::Result<u64> {
+    mount_of(file.as_raw_fd(), c"")
+}
+
+/// statx(2) with STATX_MNT_ID, Linux 5.8.
+fn mount_of(dir: RawFd, path: &CStr) -> io::Result<u64> {
     const STATX_MNT_ID: u32 = 0x1000;
     // struct statx is 256 bytes; stx_mnt_id is at 144.
     let mut about = [0u64; 32];
+    let flags = libc::AT_EMPTY_PATH;
     // SAFETY: the path ends in a NUL, and the kernel writes one struct statx.
-    let r =
-        unsafe { libc::syscall(libc::SYS_statx, libc::AT_FDCWD, c"/".as_ptr(), 0, STATX_MNT_ID, about.as_mut_ptr()) };
+    let r = unsafe { libc::syscall(libc::SYS_statx, dir, path.as_ptr(), flags, STATX_MNT_ID, about.as_mut_ptr()) };
     check(r).map(|_| about[18])
 }
 

@@ -57,19 +57,33 @@ pub fn plain_etc(upper: BorrowedFd<'_>, lower: &[OwnedFd]) -> nix::Result<Option
 
 /// Writes a file, over whatever is there but a directory: a link there is replaced, not followed.
 pub fn write(dir: BorrowedFd<'_>, name: &OsStr, text: &str) -> std::io::Result<()> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = match openat(dir, name, flags, FILE_MODE) {
+    let file = match create(dir, name) {
         Err(Errno::EEXIST) => {
             unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?;
-            openat(dir, name, flags, FILE_MODE)?
+            create(dir, name)?
         }
         other => other?,
     };
     File::from(file).write_all(text.as_bytes())
 }
 
+/// Makes an empty file where nothing is.
+pub fn create(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(dir, name, flags, FILE_MODE)
+}
+
 /// Opens a directory inside the root, following the links of the image as they are meant inside; makes what is missing.
 pub fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Error> {
+    directory_if(root, path, &|_, _| Ok(()))
+}
+
+/// The same, but makes nothing where `allow`, which is given the directory and what comes below it, refuses.
+pub fn directory_if(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    allow: &dyn Fn(BorrowedFd<'_>, &Path) -> Result<(), Error>,
+) -> Result<OwnedFd, Error> {
     let inside = |path: &Path| {
         if out("mount-target") {
             return openat(root, path.strip_prefix("/").unwrap_or(path), DIR, Mode::empty());
@@ -97,6 +111,7 @@ pub fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Error> {
         so_far.push(name);
         parent = match inside(&so_far) {
             Err(Errno::ENOENT) => {
+                allow(parent.as_fd(), Path::new(name))?;
                 // EEXIST: a link that leads nowhere.
                 mkdirat(parent.as_fd(), name, DIR_MODE).map_err(|e| bad(&so_far, e))?;
                 inside(&so_far).map_err(|e| bad(&so_far, e))?

@@ -22,13 +22,20 @@ use quilt_record::error::Step as _;
 use quilt_record::process::namespace;
 use quilt_record::{Code, Error, defence, sys};
 
+use crate::extra::Extra;
 use crate::files;
 use crate::init::Settings;
 use crate::plan::Step;
 use crate::report::Line;
+use crate::sysctl;
+use crate::volume::Tree;
 use crate::want::{Pid, Want};
 
+mod devices;
+mod extras;
 mod mounts;
+mod old;
+mod targets;
 
 use mounts::{mask_dir, mask_file, mount_one, null, read_only};
 
@@ -38,6 +45,10 @@ pub struct Job<'a> {
     pub stage: &'a Path,
     /// The pinned network namespace.
     pub net: Option<OwnedFd>,
+    /// The copies of the volumes' sources.
+    pub volumes: Vec<Tree>,
+    /// The host's /proc/sys, if something there is asked for.
+    pub proc_sys: Option<OwnedFd>,
     /// The files of the network: path inside, text.
     pub files: &'a [(String, String)],
     /// What was asked.
@@ -72,6 +83,8 @@ struct Made {
     null: Option<OwnedFd>,
     empty: Option<OwnedFd>,
     user: Option<User>,
+    /// Where something that was asked for is mounted, and the id of the mount.
+    extras: Vec<(PathBuf, u64)>,
 }
 
 /// Becomes init. Comes back only with the error, whose step is the one that failed.
@@ -98,7 +111,7 @@ fn have(fd: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Error> {
 }
 
 /// The path by which mount(2) takes a descriptor.
-fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+pub(crate) fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
@@ -107,10 +120,11 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
         Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).map_err(os),
         Step::Net(_) => setns(have(&job.net)?, CloneFlags::CLONE_NEWNET).map_err(os),
+        Step::Sysctl(what) => sysctl::write(have(&job.proc_sys)?, what),
         Step::Private => refuse_chroot()
             .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os)),
         Step::Layers { lower, upper } => layers(job, made, lower, upper),
-        Step::Overlay { lower, work, .. } => overlay(job, made, lower, work),
+        Step::Overlay { lower, work, nodev, .. } => overlay(job, made, lower, work, *nodev),
         Step::File { at, inside } => file(job, made, at, inside),
         Step::User(spec) => {
             let user = confine::user::resolve(have(&made.root)?, spec)?;
@@ -124,10 +138,15 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
             mknodat(have(&made.dev)?, *name, SFlag::S_IFCHR, mode, makedev(u64::from(*major), u64::from(*minor)))
                 .map_err(os)
         }
+        Step::HostDevice(node) => devices::make(have(&made.dev)?, node),
         Step::Symlink(name, target) => symlinkat(*target, have(&made.dev)?, *name).map_err(os),
         Step::MaskFile(path) => mask_file(made, path),
         Step::MaskDir { path, .. } => mask_dir(made, path),
         Step::ReadOnly(path) => read_only(made, path),
+        Step::Extra(Extra::Volume(volume)) => extras::volume(job, made, volume),
+        Step::Extra(Extra::Tmpfs(tmpfs)) => extras::tmpfs(made, tmpfs),
+        Step::Check { files, dirs } => mounts::check_masks(made, files, dirs).and_then(|()| targets::check(made)),
+        Step::ReadOnlyRoot => extras::read_only_root(made),
         Step::Hostname(name) => nix::unistd::sethostname(name).map_err(os),
         Step::Pivot => {
             let facts = facts(job, made)?;
@@ -180,7 +199,7 @@ fn layers(job: &Job<'_>, made: &mut Made, lower: &[PathBuf], upper: &Path) -> Re
     Ok(())
 }
 
-fn overlay(job: &Job<'_>, made: &mut Made, paths: &[PathBuf], work: &Path) -> Result<(), Error> {
+fn overlay(job: &Job<'_>, made: &mut Made, paths: &[PathBuf], work: &Path, nodev: bool) -> Result<(), Error> {
     let work = openat(AT_FDCWD, work, DIR, Mode::empty()).step(|| format!("open {}", work.display()))?;
     let mut lower: Vec<String> = made.lower.iter().map(|fd| path_of(fd.as_fd()).display().to_string()).collect();
     if defence::out("layer-paths") {
@@ -196,7 +215,8 @@ fn overlay(job: &Job<'_>, made: &mut Made, paths: &[PathBuf], work: &Path) -> Re
         path_of(work.as_fd()).display()
     );
     // Its own devices are in /dev; a device node of the image's is nothing but a way around that.
-    mount(Some("overlay"), job.stage, Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str())).map_err(os)?;
+    let flags = if nodev { MsFlags::MS_NODEV } else { MsFlags::empty() };
+    mount(Some("overlay"), job.stage, Some("overlay"), flags, Some(options.as_str())).map_err(os)?;
     let root = openat(AT_FDCWD, job.stage, DIR, Mode::empty()).map_err(os)?;
     if made.etc.is_none() && !job.files.is_empty() {
         let named = |e: Error| Error { step: "find /etc of the image".to_owned(), ..e };

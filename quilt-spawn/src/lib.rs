@@ -12,10 +12,15 @@ pub mod plan;
 pub mod report;
 pub mod rules;
 
+mod devices;
+mod extra;
 mod files;
 mod inside;
 mod start;
+mod sysctl;
+mod tmpfs;
 mod undo;
+mod volume;
 mod want;
 
 use std::path::{Path, PathBuf};
@@ -28,9 +33,13 @@ use quilt_record::{Code, Error, Id, Instance, Record, Step, have, readonly, sys}
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use extra::Extra;
 use masks::Present;
 use plan::{Input, plan};
+use sysctl::Sysctl;
+use volume::{Source, Volume};
 
+pub use volume::absolute as absolute_volume;
 pub use want::{Pid, Want};
 
 /// `quilt-spawn`.
@@ -47,6 +56,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
     let cgroup = record.have::<have::Cgroup>("cgroup")?;
     let Some(container) = context.container else {
         let input = guess(context, unpack, netns, cgroup)?;
+        sources(context.instance, &input)?;
         return Ok(Outcome::Plan(plan(&input).iter().map(ToString::to_string).collect()));
     };
     let (unpack, netns, cgroup) = (required("unpack", unpack)?, required("netns", netns)?, required("cgroup", cgroup)?);
@@ -64,6 +74,9 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         tools: readonly::missing(context.instance),
         container: container.path().clone(),
         hide: hidden(context.instance, unpack.digest.is_none(), &unpack.lower)?,
+        extras: context.want.extras()?,
+        sysctls: sysctls(context.want, &netns.network)?,
+        devices: devices(context.want),
         lower: unpack.lower,
         upper: unpack.upper,
         work: unpack.work,
@@ -75,7 +88,8 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         present: Present::look(),
         want: context.want.clone(),
     };
-    Ok(Outcome::Done(start::start(context.instance, container, &input, confinement, &netns.files)?))
+    let sources = sources(context.instance, &input)?;
+    Ok(Outcome::Done(start::start(context.instance, container, &input, confinement, &netns.files, &sources)?))
 }
 
 fn required<H>(stage: &str, have: Option<H>) -> Result<H, Error> {
@@ -87,14 +101,38 @@ fn absent(stage: &str, what: &str) -> Error {
     Error::new(Code::NotFound, step, format!("it {what}: run quilt-{stage} for this container first"))
 }
 
+/// This instance's state, and the machine's own, where they really are.
+fn own_state(instance: &Instance) -> Vec<PathBuf> {
+    let own = [instance.state(), instance.run(), Path::new("/var/lib/quilt"), Path::new("/run/quilt")];
+    own.iter().filter_map(|path| path.canonicalize().ok()).collect()
+}
+
+/// What the volumes are of. Found here, and never again by their paths.
+fn sources(instance: &Instance, input: &Input) -> Result<Vec<(Volume, Source)>, Error> {
+    let volumes: Vec<&Volume> = input.extras.iter().filter_map(Extra::volume).collect();
+    let own = if volumes.is_empty() { Vec::new() } else { own_state(instance) };
+    volumes.into_iter().map(|volume| Ok((volume.clone(), volume::find(volume, &own)?))).collect()
+}
+
+fn sysctls(want: &Want, network: &str) -> Result<Vec<Sysctl>, Error> {
+    let sysctls = want.sysctls()?;
+    if network == "host" {
+        sysctl::refuse_hosts(&sysctls)?;
+    }
+    Ok(sysctls)
+}
+
+fn devices(want: &Want) -> Vec<devices::Node> {
+    if want.privileged { devices::of_the_host() } else { Vec::new() }
+}
+
 /// What is to be hidden of an image that is a directory of the host: this instance's state, and the machine's own.
 fn hidden(instance: &Instance, is_directory: bool, lower: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let [lower] = lower else { return Ok(Vec::new()) };
     if !is_directory {
         return Ok(Vec::new());
     }
-    let own = [instance.state(), instance.run(), Path::new("/var/lib/quilt"), Path::new("/run/quilt")];
-    let real: Vec<PathBuf> = own.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let real = own_state(instance);
     let lower = lower.canonicalize().unwrap_or_else(|_| lower.clone());
     if real.iter().any(|state| lower.starts_with(state)) {
         let message = format!("{} belongs to Quilt's own state", lower.display());
@@ -137,6 +175,9 @@ fn guess(
     Ok(Input {
         tools: readonly::missing(instance),
         hide: hidden(instance, is_directory, &lower)?,
+        extras: context.want.extras()?,
+        sysctls: sysctls(context.want, if net.is_none() { "host" } else { "" })?,
+        devices: devices(context.want),
         lower,
         upper: container.join("upper"),
         work: container.join("work"),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use quilt_record::Error;
 use quilt_record::error::complain;
 use quilt_record::stage::{self, StageArgs};
 
@@ -30,7 +31,9 @@ pub fn main() -> ExitCode {
     }
     let mut cli = Cli::parse();
     cli.want.take_env(|name| std::env::var(name).ok());
-    if let Err(error) = cli.want.take_seccomp() {
+    let here = |e| Error::os("find the working directory", e);
+    let taken = cli.want.take_seccomp().and_then(|()| cli.want.take_dir(std::env::current_dir).map_err(here));
+    if let Err(error) = taken {
         complain("quilt-spawn", &error);
         return ExitCode::from(error.code.status());
     }

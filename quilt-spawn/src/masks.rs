@@ -6,7 +6,7 @@ use quilt_record::defence::out;
 
 /// Hidden: below /proc and /sys, what tells about the host or about other containers, or reaches into firmware. A file is
 /// covered by the container's null device, a directory by an empty one.
-pub const MASKED: [&str; 14] = [
+pub const MASKED: [&str; 15] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -18,6 +18,7 @@ pub const MASKED: [&str; 14] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/sys/dev/block",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/selinux",

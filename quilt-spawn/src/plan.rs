@@ -3,16 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::mount::MsFlags;
-
 use quilt_record::confine::Rules;
 use quilt_record::have::Hierarchy;
 use quilt_record::leaf::{self, INIT};
 
+use crate::devices::Node;
+use crate::extra::Extra;
 use crate::masks::Present;
+use crate::sysctl::Sysctl;
 use crate::want::{Pid, Want};
 
+mod mounts;
 mod text;
+
+pub use mounts::{DEVICES, EMPTY, MOUNTS, Mount, SYMLINKS};
 
 /// What a plan is made from.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +45,12 @@ pub struct Input {
     pub rules: Rules,
     /// What of the masks this kernel has.
     pub present: Present,
+    /// The mounts that were asked for, in their order.
+    pub extras: Vec<Extra>,
+    /// The parameters of the kernel that were asked for.
+    pub sysctls: Vec<Sysctl>,
+    /// The host's devices, for `--privileged`.
+    pub devices: Vec<Node>,
     /// What was asked.
     pub want: Want,
 }
@@ -65,6 +75,8 @@ pub enum Step {
     CgroupNamespace,
     /// Into the pinned network namespace.
     Net(PathBuf),
+    /// A parameter of the kernel, in the container's namespaces.
+    Sysctl(Sysctl),
     /// Nothing mounted here shows outside, nor the other way round.
     Private,
     /// The layers are opened: here, as overlayfs takes none from another mount namespace.
@@ -89,6 +101,8 @@ pub enum Step {
         upper: PathBuf,
         /// Overlayfs' work directory.
         work: PathBuf,
+        /// Whether device nodes of the image's do nothing.
+        nodev: bool,
     },
     /// The container's user, by its own files.
     User(String),
@@ -98,6 +112,8 @@ pub enum Step {
     Mount(Mount),
     /// A device in the container's own /dev: name, major, minor.
     Device(&'static str, u32, u32),
+    /// A device of the host's in the container's own /dev.
+    HostDevice(Node),
     /// A symlink in the container's own /dev.
     Symlink(&'static str, &'static str),
     /// A file covered by the container's null device.
@@ -111,6 +127,17 @@ pub enum Step {
     },
     /// A directory or file that becomes read-only.
     ReadOnly(PathBuf),
+    /// A volume, or a file system in memory.
+    Extra(Extra),
+    /// What is masked is covered by what was meant to cover it, and what was asked for is mounted where it was asked for.
+    Check {
+        /// The masked files.
+        files: Vec<PathBuf>,
+        /// The masked directories.
+        dirs: Vec<PathBuf>,
+    },
+    /// The root becomes read-only.
+    ReadOnlyRoot,
     /// The host name, in the UTS namespace.
     Hostname(String),
     /// The root becomes `/`, and the host's is gone.
@@ -122,57 +149,6 @@ pub enum Step {
     /// Init, with the command that it runs.
     Init(Vec<String>),
 }
-
-/// A mount of a file system of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// The type: `proc`.
-    pub fstype: &'static str,
-    /// Where: an absolute path inside.
-    pub target: &'static str,
-    /// The flags (mount(2)).
-    pub flags: MsFlags,
-    /// The options of the file system.
-    pub data: &'static str,
-}
-
-const NO_SUID_DEV_EXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-
-/// The file systems of the kernel, in their order.
-pub const MOUNTS: [Mount; 6] = [
-    Mount { fstype: "proc", target: "/proc", flags: NO_SUID_DEV_EXEC, data: "" },
-    Mount { fstype: "sysfs", target: "/sys", flags: NO_SUID_DEV_EXEC.union(MsFlags::MS_RDONLY), data: "" },
-    Mount { fstype: "tmpfs", target: "/dev", flags: MsFlags::MS_NOSUID, data: "mode=755,size=64k" },
-    Mount {
-        fstype: "devpts",
-        target: "/dev/pts",
-        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
-        data: "newinstance,ptmxmode=0666,mode=0620,gid=5",
-    },
-    Mount { fstype: "tmpfs", target: "/dev/shm", flags: NO_SUID_DEV_EXEC, data: "mode=1777,size=64m" },
-    Mount { fstype: "mqueue", target: "/dev/mqueue", flags: NO_SUID_DEV_EXEC, data: "" },
-];
-
-/// What covers a masked directory.
-pub const EMPTY: Mount = Mount {
-    fstype: "tmpfs",
-    target: "",
-    flags: NO_SUID_DEV_EXEC.union(MsFlags::MS_RDONLY),
-    data: "mode=555,size=4k,nr_inodes=2",
-};
-
-/// Everybody's devices: name, major, minor (`Documentation/admin-guide/devices.txt`). Mode 0666.
-pub const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-
-/// The links in /dev: name, target.
-pub const SYMLINKS: [(&str, &str); 5] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-];
 
 /// The files that init gets: the exit status, and with a command the log in two parts, the newer and the older.
 pub const FILES: [&str; 3] = ["exit", "log", "log.1"];
@@ -196,6 +172,7 @@ pub fn plan(input: &Input) -> Vec<Step> {
 
     steps.push(Step::CgroupNamespace);
     steps.extend(input.net.clone().map(Step::Net));
+    steps.extend(input.sysctls.iter().cloned().map(Step::Sysctl));
     steps.push(Step::Private);
     steps.push(Step::Layers { lower: input.lower.clone(), upper: input.upper.clone() });
     for inside in &input.files {
@@ -203,20 +180,28 @@ pub fn plan(input: &Input) -> Vec<Step> {
         steps.push(Step::File { at: input.upper.join(below), inside: inside.clone() });
     }
     let (lower, upper, work) = (input.lower.clone(), input.upper.clone(), input.work.clone());
-    steps.push(Step::Overlay { lower, upper, work });
-    steps.push(Step::User(want.user.clone().unwrap_or_else(|| "0".to_owned())));
-    steps.extend(want.workdir.clone().map(Step::Workdir));
-    for mount in MOUNTS {
+    steps.push(Step::Overlay { lower, upper, work, nodev: !want.privileged });
+    for mount in mounts::of(want) {
+        let is_dev = mount.target == "/dev";
         steps.push(Step::Mount(mount));
-        if mount.target == "/dev" {
+        if is_dev {
             steps.extend(DEVICES.map(|(name, major, minor)| Step::Device(name, major, minor)));
             steps.extend(SYMLINKS.map(|(name, target)| Step::Symlink(name, target)));
+            steps.extend(input.devices.iter().cloned().map(Step::HostDevice));
         }
     }
-    steps.extend(input.present.files.iter().cloned().map(Step::MaskFile));
-    let dirs = input.present.dirs.iter().chain(&input.hide).cloned();
-    steps.extend(dirs.enumerate().map(|(n, path)| Step::MaskDir { path, first: n == 0 }));
-    steps.extend(input.present.read_only.iter().cloned().map(Step::ReadOnly));
+    let none = Present::default();
+    let present = if want.privileged { &none } else { &input.present };
+    steps.extend(present.files.iter().cloned().map(Step::MaskFile));
+    let dirs: Vec<PathBuf> = present.dirs.iter().chain(&input.hide).cloned().collect();
+    steps.extend(dirs.iter().cloned().enumerate().map(|(n, path)| Step::MaskDir { path, first: n == 0 }));
+    steps.extend(present.read_only.iter().cloned().map(Step::ReadOnly));
+    steps.extend(input.extras.iter().cloned().map(Step::Extra));
+    // These two are meant as they are with all mounts in place.
+    steps.push(Step::User(want.user.clone().unwrap_or_else(|| "0".to_owned())));
+    steps.extend(want.workdir.clone().map(Step::Workdir));
+    steps.push(Step::Check { files: present.files.clone(), dirs });
+    steps.extend(want.read_only.then_some(Step::ReadOnlyRoot));
     steps.push(Step::Hostname(input.hostname.clone()));
     steps.extend([Step::Pivot, Step::Detach, Step::Confine(input.rules.clone())]);
     steps.push(Step::Init(want.command.clone()));
@@ -255,6 +240,9 @@ mod tests {
                 dirs: vec!["/proc/acpi".into()],
                 read_only: vec!["/proc/sys".into()],
             },
+            extras: Vec::new(),
+            sysctls: Vec::new(),
+            devices: Vec::new(),
             want: Want { command: vec!["make".into(), "test".into()], ..Want::default() },
         }
     }
@@ -275,7 +263,6 @@ mount propagation / private, recursive
 open /i /q/c/upper
 write /q/c/upper/etc/hosts
 mount overlay on / (nodev) lowerdir /i upperdir /q/c/upper workdir /q/c/work
-find the user 0
 mount proc on /proc (nosuid,nodev,noexec)
 mount sysfs on /sys (ro,nosuid,nodev,noexec)
 mount tmpfs on /dev (nosuid,mode=755,size=64k)
@@ -297,6 +284,8 @@ bind /dev/null on /proc/keys
 mount tmpfs on /proc/acpi (ro,nosuid,nodev,noexec,mode=555,size=4k,nr_inodes=2)
 bind an empty directory on /q
 bind /proc/sys on /proc/sys (ro)
+find the user 0
+check 3 masks
 sethostname c
 pivot_root, and detach the host's root
 setsid, standard streams /dev/null, close every other descriptor

@@ -26,6 +26,8 @@ use crate::inside::{Job, become_init};
 use crate::plan::{FILES, Input, Step, plan};
 use crate::report::Line;
 use crate::rules::Confinement;
+use crate::sysctl;
+use crate::volume::{self, Source, Volume};
 use crate::want::Pid;
 
 /// How long the child may take until it is ready. It waits for nothing but the kernel.
@@ -38,6 +40,7 @@ pub fn start(
     input: &Input,
     confinement: Confinement,
     files: &[(String, String)],
+    sources: &[(Volume, Source)],
 ) -> Result<have::Spawn, Error> {
     let want = &input.want;
     let steps = plan(input);
@@ -45,6 +48,8 @@ pub fn start(
     // Modes of what is made inside are said exactly.
     umask(Mode::empty());
     let net = input.net.as_deref().map(open_pin).transpose()?;
+    let volumes = sources.iter().map(|(volume, source)| volume::clone(volume, source)).collect::<Result<_, _>>()?;
+    let proc_sys = if input.sysctls.is_empty() { None } else { Some(sysctl::open()?) };
     let init = readonly::tool(instance, "quilt-init")?;
     let made = |name: &str| make(container, name);
     let exit = made(FILES[0])?;
@@ -65,6 +70,8 @@ pub fn start(
     let job = Job {
         stage: instance.run(),
         net,
+        volumes,
+        proc_sys,
         files,
         want,
         hostname: &input.hostname,

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use quilt_record::units::{Size, Span};
 use quilt_record::{Code, Error};
 
+use crate::extra::{self, Extra};
 use crate::rules;
+use crate::sysctl::Sysctl;
+use crate::volume;
 
 /// `spawn.want`, and its options on the command line.
 #[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
@@ -138,6 +141,13 @@ pub enum Pid {
     Host,
 }
 
+/// The least that /dev/shm has, a page: nothing at all would be without a limit.
+const SHM_MIN: u64 = 4 << 10;
+
+fn refusal(why: String) -> Error {
+    Error::new(Code::Invalid, "read what is asked of spawn", why)
+}
+
 /// The least that a log is capped at: two halves of a pipe's worth each.
 const LOG_MIN: u64 = 64 << 10;
 
@@ -179,9 +189,30 @@ impl Want {
         Ok(())
     }
 
+    /// Gives the volumes' relative sources the caller's directory. Only where the request is made: a record holds absolute
+    /// ones.
+    pub fn take_dir(&mut self, caller: impl FnOnce() -> std::io::Result<std::path::PathBuf>) -> std::io::Result<()> {
+        if self.volume.is_empty() {
+            return Ok(());
+        }
+        let dir = caller()?;
+        self.volume.iter_mut().for_each(|text| *text = volume::absolute(text, &dir));
+        Ok(())
+    }
+
+    /// The mounts that are asked for, in their order.
+    pub(crate) fn extras(&self) -> Result<Vec<Extra>, Error> {
+        extra::all(self).map_err(refusal)
+    }
+
+    /// The parameters of the kernel that are asked for.
+    pub(crate) fn sysctls(&self) -> Result<Vec<Sysctl>, Error> {
+        self.sysctl.iter().map(|text| Sysctl::parse(text)).collect::<Result<_, _>>().map_err(refusal)
+    }
+
     /// Checks what the types do not.
     pub fn check(&self) -> Result<(), Error> {
-        let bad = |what: String| Err(Error::new(Code::Invalid, "read what is asked of spawn", what));
+        let bad = |what: String| Err(refusal(what));
         for entry in &self.env {
             match entry.split_once('=') {
                 Some((name, _)) if !name.is_empty() && !entry.contains('\0') => {}
@@ -198,6 +229,11 @@ impl Want {
         if self.log_size() < LOG_MIN {
             return bad(format!("log_size: the least is {}", Size(LOG_MIN)));
         }
+        if self.shm_size.is_some_and(|size| size.0 < SHM_MIN) {
+            return bad(format!("shm_size: the least is {}", Size(SHM_MIN)));
+        }
+        self.extras()?;
+        self.sysctls()?;
         Ok(())
     }
 

@@ -210,7 +210,7 @@ fn section<W: Serialize + DeserializeOwned>(
     let bad = |why: String| Error::new(Code::Invalid, format!("read `{stage}.want` of the spec"), why);
     match stage {
         "unpack" => absolute(&mut part.want)?,
-        "spawn" => environment(&mut part.want).map_err(bad)?,
+        "spawn" => environment(&mut part.want).and_then(|()| volumes(&mut part.want)).map_err(bad)?,
         _ => {}
     }
     let want: W = serde_json::from_value(Value::Object(part.want.clone())).map_err(|e| bad(e.to_string()))?;
@@ -249,6 +249,18 @@ fn absolute(want: &mut Map<String, Value>) -> Result<(), Refusal> {
     let path: PathBuf = std::path::absolute(Path::new(image))
         .map_err(|e| Refusal::Failure(Error::os(format!("find the image {image}"), e)))?;
     want.insert("image".to_owned(), Value::from(path.to_string_lossy()));
+    Ok(())
+}
+
+/// The volumes with absolute sources, for the same reason.
+fn volumes(want: &mut Map<String, Value>) -> Result<(), String> {
+    let Some(Value::Array(volumes)) = want.get_mut("volume") else { return Ok(()) };
+    let dir = std::env::current_dir().map_err(|e| format!("volume: the working directory: {e}"))?;
+    for volume in volumes {
+        if let Value::String(text) = volume {
+            *text = quilt_spawn::absolute_volume(text, &dir);
+        }
+    }
     Ok(())
 }
 

@@ -1,12 +1,12 @@
 //! The mounts inside the root, each onto a descriptor of what is really there.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, SFlag, fstat, fstatat, makedev, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, makedev, mkdirat};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, SYSFS_MAGIC, TMPFS_MAGIC, fstatfs};
 
 use quilt_record::defence::out;
@@ -21,7 +21,7 @@ const ANY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC
 /// Mounts a file system of the kernel.
 pub(super) fn mount_one(made: &mut Made, what: &Mount) -> Result<(), Error> {
     let mount_on = |target: &Path| {
-        let data = Some(what.data).filter(|data| !data.is_empty());
+        let data = Some(&*what.data).filter(|data| !data.is_empty());
         mount(Some(what.fstype), target, Some(what.fstype), what.flags, data).map_err(os)
     };
     if let Some(name) = what.target.strip_prefix("/dev/") {
@@ -106,26 +106,31 @@ pub(super) fn mask_file(made: &mut Made, path: &Path) -> Result<(), Error> {
 pub(super) fn null(dev: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let null = openat(dev, "null", OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).map_err(os)?;
     let found = fstat(&null).map_err(os)?;
-    let is_null = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && found.st_rdev == makedev(1, 3);
-    if is_null || out("null-check") {
+    if is_null(&found) || out("null-check") {
         return Ok(null);
     }
     Err(Error::new(Code::Internal, "", "/dev/null is not the null device"))
 }
 
+fn is_null(found: &FileStat) -> bool {
+    found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && found.st_rdev == makedev(1, 3)
+}
+
+/// What is to be hidden of the image is not there: on another file system than it, so an empty directory already.
+fn may_be_missing(path: &Path) -> bool {
+    !path.starts_with("/proc") && !path.starts_with("/sys")
+}
+
 pub(super) fn mask_dir(made: &mut Made, path: &Path) -> Result<(), Error> {
     let target = match target(made, path) {
-        // What is to be hidden is not there: on another file system than the image, so an empty directory already.
-        Err(e) if e.errno == Some(libc::ENOENT) && !path.starts_with("/proc") && !path.starts_with("/sys") => {
-            return Ok(());
-        }
+        Err(e) if e.errno == Some(libc::ENOENT) && may_be_missing(path) => return Ok(()),
         other => other?,
     };
     let place = path_of(target.as_fd());
     match &made.empty {
         Some(empty) => mount(Some(&path_of(empty.as_fd())), &place, NONE, MsFlags::MS_BIND, NONE).map_err(os),
         None => {
-            mount(Some(EMPTY.fstype), &place, Some(EMPTY.fstype), EMPTY.flags, Some(EMPTY.data)).map_err(os)?;
+            mount(Some(EMPTY.fstype), &place, Some(EMPTY.fstype), EMPTY.flags, Some(&*EMPTY.data)).map_err(os)?;
             let dir = have(match path {
                 path if path.starts_with("/proc") => &made.proc,
                 path if path.starts_with("/sys") => &made.sys,
@@ -138,6 +143,40 @@ pub(super) fn mask_dir(made: &mut Made, path: &Path) -> Result<(), Error> {
             Ok(())
         }
     }
+}
+
+/// Looks, when all is mounted, whether each mask is what everything trusts it to be: the null device, or the empty
+/// directory (CVE-2025-31133). One call for each.
+pub(super) fn check_masks(made: &Made, files: &[PathBuf], dirs: &[PathBuf]) -> Result<(), Error> {
+    let at = |path: &Path| {
+        let (dir, rest) = match (path.strip_prefix("/proc"), path.strip_prefix("/sys")) {
+            (Ok(rest), _) => (have(&made.proc)?, rest),
+            (_, Ok(rest)) => (have(&made.sys)?, rest),
+            // The image's own paths may be anything.
+            _ => return fstat(no_links(have(&made.root)?, path, ANY).map_err(os)?).map_err(os),
+        };
+        fstatat(dir, rest, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(os)
+    };
+    let uncovered = |path: &Path| {
+        let why = format!("{} is not covered by what was put there", path.display());
+        Error::new(Code::Internal, "", why)
+    };
+    for path in files {
+        let found = at(path)?;
+        if !is_null(&found) {
+            return Err(uncovered(path));
+        }
+    }
+    let Some(empty) = &made.empty else { return Ok(()) };
+    let empty = fstat(empty).map_err(os)?;
+    for path in dirs {
+        match at(path) {
+            Ok(found) if (found.st_dev, found.st_ino) == (empty.st_dev, empty.st_ino) => {}
+            Err(e) if e.errno == Some(libc::ENOENT) && may_be_missing(path) => {}
+            other => return other.and_then(|_| Err(uncovered(path))),
+        }
+    }
+    Ok(())
 }
 
 /// Puts a read-only copy of the mount over the path.

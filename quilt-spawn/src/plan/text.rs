@@ -21,12 +21,14 @@ impl fmt::Display for Step {
             }
             Step::CgroupNamespace => f.write_str("unshare the cgroup namespace"),
             Step::Net(pin) => write!(f, "setns to the network namespace {}", pin.display()),
+            Step::Sysctl(sysctl) => write!(f, "write /proc/sys/{}: {}", sysctl.file().display(), sysctl.value),
             Step::Private => f.write_str("mount propagation / private, recursive"),
             Step::Layers { lower, upper } => write!(f, "open {} {}", list(lower), upper.display()),
             Step::File { at, .. } => write!(f, "write {}", at.display()),
-            Step::Overlay { lower, upper, work } => write!(
+            Step::Overlay { lower, upper, work, nodev } => write!(
                 f,
-                "mount overlay on / (nodev) lowerdir {} upperdir {} workdir {}",
+                "mount overlay on / ({}) lowerdir {} upperdir {} workdir {}",
+                if *nodev { "nodev" } else { "" },
                 list(lower),
                 upper.display(),
                 work.display()
@@ -35,11 +37,15 @@ impl fmt::Display for Step {
             Step::Workdir(dir) => write!(f, "make the directory {dir}"),
             Step::Mount(mount) => mount.fmt(f),
             Step::Device(name, major, minor) => write!(f, "mknod /dev/{name} c {major} {minor} 0666"),
+            Step::HostDevice(node) => node.fmt(f),
             Step::Symlink(name, target) => write!(f, "symlink /dev/{name} -> {target}"),
             Step::MaskFile(path) => write!(f, "bind /dev/null on {}", path.display()),
             Step::MaskDir { path, first: true } => write!(f, "mount tmpfs on {} {}", path.display(), options(&EMPTY)),
             Step::MaskDir { path, first: false } => write!(f, "bind an empty directory on {}", path.display()),
             Step::ReadOnly(path) => write!(f, "bind {0} on {0} (ro)", path.display()),
+            Step::Extra(extra) => extra.fmt(f),
+            Step::Check { files, dirs } => write!(f, "check {} masks", files.len() + dirs.len()),
+            Step::ReadOnlyRoot => f.write_str("mount / anew (ro)"),
             Step::Hostname(name) => write!(f, "sethostname {name}"),
             Step::Pivot => f.write_str("pivot_root, and detach the host's root"),
             Step::Detach => f.write_str("setsid, standard streams /dev/null, close every other descriptor"),
@@ -65,6 +71,6 @@ fn options(mount: &Mount) -> String {
         (MsFlags::MS_NOEXEC, "noexec"),
     ];
     let set = flags.iter().filter(|(flag, _)| mount.flags.contains(*flag)).map(|(_, name)| *name);
-    let data = Some(mount.data).filter(|data| !data.is_empty());
+    let data = Some(&*mount.data).filter(|data| !data.is_empty());
     format!("({})", set.chain(data).collect::<Vec<_>>().join(","))
 }
