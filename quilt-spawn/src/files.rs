@@ -91,11 +91,14 @@ pub fn directory_if(
         let how = OpenHow::new().flags(DIR).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         openat2(root, path, how)
     };
-    let bad = |at: &Path, e: Errno| match e {
-        Errno::EEXIST | Errno::ENOTDIR | Errno::ELOOP => {
-            Error::new(Code::Invalid, "", format!("{} of the image is not a directory", at.display()))
-        }
-        e => Error::os("", e),
+    let bad = |at: &Path, e: Errno| {
+        let what = match e {
+            Errno::ENOTDIR => "is not a directory",
+            Errno::EEXIST => "is a link that leads nowhere",
+            Errno::ELOOP => "is a loop of links, or a link of /proc",
+            e => return Error::os("", e),
+        };
+        Error::new(Code::Invalid, "", format!("{} of the image {what}", at.display()))
     };
     match inside(path) {
         Err(Errno::ENOENT) => {}
@@ -112,7 +115,6 @@ pub fn directory_if(
         parent = match inside(&so_far) {
             Err(Errno::ENOENT) => {
                 allow(parent.as_fd(), Path::new(name))?;
-                // EEXIST: a link that leads nowhere.
                 mkdirat(parent.as_fd(), name, DIR_MODE).map_err(|e| bad(&so_far, e))?;
                 inside(&so_far).map_err(|e| bad(&so_far, e))?
             }

@@ -36,7 +36,6 @@ use serde::de::IgnoredAny;
 use extra::Extra;
 use masks::Present;
 use plan::{Input, plan};
-use sysctl::Sysctl;
 use volume::{Source, Volume};
 
 pub use volume::absolute as absolute_volume;
@@ -75,7 +74,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         container: container.path().clone(),
         hide: hidden(context.instance, unpack.digest.is_none(), &unpack.lower)?,
         extras: context.want.extras()?,
-        sysctls: sysctls(context.want, &netns.network)?,
+        sysctls: context.want.sysctls()?,
         devices: devices(context.want),
         lower: unpack.lower,
         upper: unpack.upper,
@@ -88,6 +87,9 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         present: Present::look(),
         want: context.want.clone(),
     };
+    if input.net.is_none() {
+        context.want.check_with_hosts_network()?;
+    }
     let sources = sources(context.instance, &input)?;
     Ok(Outcome::Done(start::start(context.instance, container, &input, confinement, &netns.files, &sources)?))
 }
@@ -112,14 +114,6 @@ fn sources(instance: &Instance, input: &Input) -> Result<Vec<(Volume, Source)>, 
     let volumes: Vec<&Volume> = input.extras.iter().filter_map(Extra::volume).collect();
     let own = if volumes.is_empty() { Vec::new() } else { own_state(instance) };
     volumes.into_iter().map(|volume| Ok((volume.clone(), volume::find(volume, &own)?))).collect()
-}
-
-fn sysctls(want: &Want, network: &str) -> Result<Vec<Sysctl>, Error> {
-    let sysctls = want.sysctls()?;
-    if network == "host" {
-        sysctl::refuse_hosts(&sysctls)?;
-    }
-    Ok(sysctls)
 }
 
 fn devices(want: &Want) -> Vec<devices::Node> {
@@ -176,7 +170,7 @@ fn guess(
         tools: readonly::missing(instance),
         hide: hidden(instance, is_directory, &lower)?,
         extras: context.want.extras()?,
-        sysctls: sysctls(context.want, if net.is_none() { "host" } else { "" })?,
+        sysctls: context.want.sysctls()?,
         devices: devices(context.want),
         lower,
         upper: container.join("upper"),

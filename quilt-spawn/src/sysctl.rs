@@ -69,17 +69,6 @@ impl Sysctl {
     }
 }
 
-/// For a container on the host's network, what would be the host's.
-pub fn refuse_hosts(sysctls: &[Sysctl]) -> Result<(), Error> {
-    match sysctls.iter().find(|sysctl| sysctl.is_net()) {
-        None => Ok(()),
-        Some(Sysctl { name, .. }) => {
-            let why = format!("sysctl: with --network host, {name} would be the host's");
-            Err(Error::new(Code::Invalid, "read what is asked of spawn", why))
-        }
-    }
-}
-
 /// The host's /proc/sys.
 pub fn open() -> Result<OwnedFd, Error> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

@@ -210,6 +210,14 @@ impl Want {
         self.sysctl.iter().map(|text| Sysctl::parse(text)).collect::<Result<_, _>>().map_err(refusal)
     }
 
+    /// Checks what is wrong on the host's network only: the parameters of it that would be set.
+    pub fn check_with_hosts_network(&self) -> Result<(), Error> {
+        match self.sysctls()?.iter().find(|sysctl| sysctl.is_net()) {
+            None => Ok(()),
+            Some(sysctl) => Err(refusal(format!("sysctl: with --network host, {} would be the host's", sysctl.name))),
+        }
+    }
+
     /// Checks what the types do not.
     pub fn check(&self) -> Result<(), Error> {
         let bad = |what: String| Err(refusal(what));

@@ -148,12 +148,26 @@ impl Spec {
     }
 
     fn sections(&self, file: &mut Record, resumed: bool) -> Result<(), Refusal> {
+        // What is right for one stage may be wrong for what is asked of another.
+        let mut hosts_network = false;
         for stage in STAGES {
             match stage {
                 "unpack" => section(file, stage, &self.unpack, |_| Ok(()), resumed)?,
-                "netns" => section(file, stage, &self.netns, wants::Netns::check, resumed)?,
+                "netns" => {
+                    let check = |want: &wants::Netns| {
+                        hosts_network = want.network == Some(quilt_netns::Network::Host);
+                        want.check()
+                    };
+                    section(file, stage, &self.netns, check, resumed)?;
+                }
                 "cgroup" => section(file, stage, &self.cgroup, wants::Cgroup::check, resumed)?,
-                "spawn" => section(file, stage, &self.spawn, wants::Spawn::check, resumed)?,
+                "spawn" => {
+                    let check = |want: &wants::Spawn| {
+                        want.check()?;
+                        if hosts_network { want.check_with_hosts_network() } else { Ok(()) }
+                    };
+                    section(file, stage, &self.spawn, check, resumed)?;
+                }
                 _ => section(file, stage, &self.probe, wants::Probe::check, resumed)?,
             }
         }
@@ -182,7 +196,7 @@ fn section<W: Serialize + DeserializeOwned>(
     file: &mut Record,
     stage: &str,
     flags: &W,
-    check: fn(&W) -> Result<(), Error>,
+    check: impl FnOnce(&W) -> Result<(), Error>,
     resumed: bool,
 ) -> Result<(), Refusal> {
     let flags = match serde_json::to_value(flags) {

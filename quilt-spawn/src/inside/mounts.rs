@@ -72,6 +72,7 @@ fn mountpoint(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Error> {
                 Ok(mode) if mode == SFlag::S_IFLNK.bits() => "a symlink",
                 Ok(mode) if mode == SFlag::S_IFREG.bits() => "a file",
                 Ok(mode) if mode == SFlag::S_IFIFO.bits() => "a fifo",
+                Ok(mode) if mode == SFlag::S_IFSOCK.bits() => "a socket",
                 _ => "something else",
             };
             let message = format!("/{name} of the image must be a directory or missing, and is {kind}");

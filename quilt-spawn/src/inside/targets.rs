@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlink};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlink, readlinkat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
 use quilt_record::defence::out;
 use quilt_record::{Code, Error, sys};
@@ -75,6 +75,12 @@ pub(super) fn find(made: &Made, path: &Path, is_dir: bool) -> Result<OwnedFd, Er
 type Allow<'a> = dyn Fn(BorrowedFd<'_>, &Path) -> Result<(), Error> + 'a;
 
 fn make(root: BorrowedFd<'_>, path: &Path, is_dir: bool, allow: &Allow<'_>) -> Result<(), Error> {
+    if out("volume-target") {
+        // As `mkdir -p` does, once the links are followed on the host.
+        let path = path.strip_prefix("/").unwrap_or(path);
+        let leads_to = readlinkat(root, path).map_or(path.to_owned(), PathBuf::from);
+        return mkdirat(root, &leads_to, files::DIR_MODE).map_err(os);
+    }
     if is_dir {
         return files::directory_if(root, path, allow).map(drop);
     }
