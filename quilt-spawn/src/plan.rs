@@ -13,6 +13,8 @@ use crate::masks::Present;
 use crate::sysctl::Sysctl;
 use crate::want::{Pid, Want};
 
+#[cfg(test)]
+mod asked;
 mod mounts;
 mod text;
 
@@ -221,7 +223,7 @@ pub fn inside(lower: &Path, hidden: &[PathBuf]) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    fn input() -> Input {
+    pub(super) fn input() -> Input {
         let hierarchy = |version, path: &str| Hierarchy { version, controllers: String::new(), path: path.into() };
         Input {
             tools: Some(("/usr/local/bin".into(), "/q/run/bin".into())),

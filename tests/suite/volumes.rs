@@ -265,3 +265,36 @@ fn once_and_again() {
     world.tool("quilt-spawn", &["--id", "box", "--volume", "shown:/data"]).dir(&world.dir).go().ok();
     assert_eq!(world.exec("box", &["cat", "/data/f"]), "shown\n");
 }
+
+/// Fails if protection does not reach what is mounted below a source, or the root, on a kernel without mount_setattr(2)
+/// (before Linux 5.12), or if a flag that a mount had is lost by it.
+#[test]
+fn before_linux_5_12() {
+    let world = World::new("old");
+    let dir = shown(&world);
+    let odd = format!("{dir}/a b\\c");
+    fs::create_dir(&odd).unwrap();
+    mount(Some("tmpfs"), odd.as_str(), Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
+    let (image, rw, ro) = (images::busybox().display().to_string(), format!("{dir}:/rw"), format!("{dir}:/ro:ro"));
+    let args = ["create", &image, "--name", "box", "--network", "none", "--stop-after", "cgroup", "--read-only"];
+    let record = world.quilt(&[&args[..], &["--volume", &rw, "--volume", &ro]].concat()).ok().stdout;
+    let tool = crate::harness::bin().join("quilt-spawn").display().to_string();
+    let inject =
+        ["-f", "-qqq", "-e", "trace=mount_setattr,execveat", "-e", "inject=mount_setattr:error=ENOSYS", &tool, "-"];
+    let run = world.run("strace", &inject).stdin(record).start();
+    let done = world.root.join("containers/box/spawn.json");
+    assert!(crate::harness::eventually(std::time::Duration::from_secs(15), || done.exists()));
+    let expected = [
+        "/ro ro,nosuid,nodev,relatime",
+        "/ro/a\\040b\\134c ro,nosuid,nodev,noexec,relatime",
+        "/rw rw,nosuid,nodev,relatime",
+        "/rw/a\\040b\\134c rw,nosuid,nodev,noexec,relatime",
+    ];
+    assert_eq!(mounted(&world, "/r"), expected);
+    assert_eq!(mounted(&world, "/")[0], "/ ro,nodev,relatime");
+    let table = world.exec("box", &["cat", "/proc/self/mountinfo"]);
+    assert!(table.lines().all(|line| line.split(' ').nth(6) == Some("-")), "not all private:\n{table}");
+    world.quilt(&["rm", "-f", "box"]).ok();
+    run.finish();
+    umount2(odd.as_str(), MntFlags::MNT_DETACH).unwrap();
+}
