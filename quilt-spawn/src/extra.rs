@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use quilt_record::Error;
+
+use crate::rules::invalid;
 use crate::tmpfs::Tmpfs;
 use crate::volume::Volume;
 use crate::want::Want;
@@ -45,16 +48,19 @@ impl fmt::Display for Extra {
 
 /// What is asked, in the order in which it is mounted: what is nearer to the root first, so that one can be inside
 /// another. Two at the same place are refused, as only one of them would be seen.
-pub fn all(want: &Want) -> Result<Vec<Extra>, String> {
-    let volumes = want.volume.iter().map(|text| Volume::parse(text).map(Extra::Volume));
-    let tmpfs = want.tmpfs.iter().map(|text| Tmpfs::parse(text).map(Extra::Tmpfs));
+pub fn all(want: &Want) -> Result<Vec<Extra>, Error> {
+    let volumes =
+        want.volume.iter().map(|text| Volume::parse(text).map(Extra::Volume).map_err(|e| invalid("volume", e)));
+    let tmpfs = want.tmpfs.iter().map(|text| Tmpfs::parse(text).map(Extra::Tmpfs).map_err(|e| invalid("tmpfs", e)));
     let mut all = volumes.chain(tmpfs).collect::<Result<Vec<_>, _>>()?;
     all.sort_by_key(|extra| extra.target().components().count());
     for (n, extra) in all.iter().enumerate() {
         if all[..n].iter().any(|other| other.target() == extra.target()) {
-            return Err(format!(
-                "volume, tmpfs: two are to be at {}: give each a place of its own",
-                extra.target().display()
+            let flag = if extra.volume().is_some() { "volume" } else { "tmpfs" };
+            let place = extra.target().display();
+            return Err(invalid(
+                flag,
+                format!("something else is to be at {place} already: give each a place of its own"),
             ));
         }
     }
@@ -70,19 +76,19 @@ pub fn is_own(inside: &Path) -> bool {
     names.next().is_none_or(|name| OWN.iter().any(|own| name.as_os_str() == *own))
 }
 
-/// Reads a target of the option: absolute, and spelt without detours.
-pub fn target(option: &str, text: &str) -> Result<PathBuf, String> {
+/// Reads a target: absolute, and spelt without detours.
+pub fn target(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let quoted = text.escape_debug();
     if !path.is_absolute() || text.contains('\0') {
-        return Err(format!("{option}: `{quoted}` is not an absolute path inside the container"));
+        return Err(format!("`{quoted}` is not an absolute path inside the container"));
     }
     if path.components().any(|part| part == Component::ParentDir) {
-        return Err(format!("{option}: `{quoted}` has a `..` in it: write the path that is meant"));
+        return Err(format!("`{quoted}` has a `..` in it: write the path that is meant"));
     }
     if is_own(path) {
         return Err(format!(
-            "{option}: nothing can be mounted at `{quoted}`: /, and all of /proc, /sys and /dev, are the container's own"
+            "nothing can be mounted at `{quoted}`: /, and all of /proc, /sys and /dev, are the container's own"
         ));
     }
     Ok(path.components().collect())
@@ -95,7 +101,10 @@ mod tests {
     fn asked(volume: &[&str], tmpfs: &[&str]) -> Result<Vec<String>, String> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let want = Want { volume: owned(volume), tmpfs: owned(tmpfs), ..Want::default() };
-        all(&want).map(|all| all.iter().map(ToString::to_string).collect())
+        match all(&want) {
+            Ok(all) => Ok(all.iter().map(ToString::to_string).collect()),
+            Err(e) => Err(format!("{}: {}", e.step, e.message)),
+        }
     }
 
     #[test]
@@ -113,9 +122,9 @@ mod tests {
 
     #[test]
     fn places_that_are_taken_are_refused() {
-        let twice = "volume, tmpfs: two are to be at /a: give each a place of its own";
-        assert_eq!(asked(&["/x:/a", "/y:/a/"], &[]), Err(twice.to_owned()));
-        assert_eq!(asked(&["/x:/a"], &["/a:ro"]), Err(twice.to_owned()));
+        let twice = "something else is to be at /a already: give each a place of its own";
+        assert_eq!(asked(&["/x:/a", "/y:/a/"], &[]), Err(format!("read --volume: {twice}")));
+        assert_eq!(asked(&["/x:/a"], &["/a:ro"]), Err(format!("read --tmpfs: {twice}")));
         for place in [
             "/",
             "//",

@@ -58,7 +58,7 @@ pub fn check(want: &Want) -> Result<(), Error> {
     }
 }
 
-fn invalid(flag: &str, why: impl Into<String>) -> Error {
+pub(crate) fn invalid(flag: &str, why: impl Into<String>) -> Error {
     Error::new(Code::Invalid, format!("read --{flag}"), why)
 }
 

@@ -30,18 +30,15 @@ impl Sysctl {
     pub fn parse(text: &str) -> Result<Sysctl, String> {
         let quoted = text.escape_debug();
         let Some((name, value)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(format!("sysctl: `{quoted}` is not NAME=VALUE: write net.core.somaxconn=1024"));
+            return Err(format!("`{quoted}` is not NAME=VALUE: write net.core.somaxconn=1024"));
         };
         let word =
             |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         if !name.split('.').all(word) {
-            return Err(format!(
-                "sysctl: `{}` is not a name: write it with dots, net.core.somaxconn",
-                name.escape_debug()
-            ));
+            return Err(format!("`{}` is not a name: write it with dots, net.core.somaxconn", name.escape_debug()));
         }
         if value.contains(['\n', '\0']) {
-            return Err(format!("sysctl: the value of {name} has more than one line"));
+            return Err(format!("the value of {name} has more than one line"));
         }
         let own = match name.split_once('.') {
             Some(("net", _)) => true,
@@ -52,7 +49,7 @@ impl Sysctl {
         if !own {
             let ipc = IPC.join(",");
             return Err(format!(
-                "sysctl: {name} belongs to the whole machine: a container has net.*, fs.mqueue.* and kernel.{{{ipc}}} to itself"
+                "{name} belongs to the whole machine: a container has net.*, fs.mqueue.* and kernel.{{{ipc}}} to itself"
             ));
         }
         Ok(Sysctl { name: name.to_owned(), value: value.to_owned() })
@@ -79,7 +76,7 @@ pub fn open() -> Result<OwnedFd, Error> {
 pub fn write(sys: BorrowedFd<'_>, sysctl: &Sysctl) -> Result<(), Error> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
     let how = OpenHow::new().flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC).resolve(resolve);
-    let named = |code: Code, why: &str| Error::new(code, "", format!("sysctl: {why} {}", sysctl.name));
+    let named = |code: Code, why: &str| Error::new(code, "", format!("{why} {}", sysctl.name));
     let file = openat2(sys, &sysctl.file(), how).map_err(|e| match e {
         Errno::ENOENT | Errno::EISDIR | Errno::ENOTDIR => named(Code::NotFound, "this kernel has no"),
         Errno::EACCES | Errno::EPERM => named(Code::Denied, "a container cannot set"),
@@ -130,7 +127,7 @@ mod tests {
         for text in bad {
             assert!(Sysctl::parse(text).is_err(), "{text:?}");
         }
-        let why = "sysctl: kernel.panic belongs to the whole machine: a container has net.*, fs.mqueue.* and \
+        let why = "kernel.panic belongs to the whole machine: a container has net.*, fs.mqueue.* and \
             kernel.{msgmax,msgmnb,msgmni,sem,shmall,shmmax,shmmni,shm_rmid_forced} to itself";
         assert_eq!(Sysctl::parse("kernel.panic=1"), Err(why.to_owned()));
     }

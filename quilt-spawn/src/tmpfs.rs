@@ -30,11 +30,11 @@ impl Tmpfs {
     /// Reads `DIR`, or `DIR:OPTION,OPTION…`; of two that contradict each other, the last counts, as in mount(8).
     pub fn parse(text: &str) -> Result<Tmpfs, String> {
         let (dir, options) = text.split_once(':').unwrap_or((text, ""));
-        let target = extra::target("tmpfs", dir)?;
+        let target = extra::target(dir)?;
         let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let mut data: Vec<(&str, String)> = vec![("mode", "1777".to_owned())];
         for option in options.split(',').filter(|option| !option.is_empty()) {
-            let bad = || format!("tmpfs: `{}` is not an option: {KNOWN}", option.escape_debug());
+            let bad = || format!("`{}` is not an option: {KNOWN}", option.escape_debug());
             if let Some((name, value)) = option.split_once('=') {
                 let value = setting(name, value).ok_or_else(bad)?;
                 data.retain(|(other, _)| *other != name);

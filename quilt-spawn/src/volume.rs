@@ -37,21 +37,16 @@ impl Volume {
             [source, target] | [source, target, "rw"] => (source, target, false),
             [source, target, "ro"] => (source, target, true),
             [_, _, option] => {
-                return Err(format!(
-                    "volume: `{}` is not an option of a volume: write ro or rw",
-                    option.escape_debug()
-                ));
+                return Err(format!("`{}` is not an option of a volume: write ro or rw", option.escape_debug()));
             }
             _ => {
-                return Err(format!(
-                    "volume: `{quoted}` is not SRC:DST or SRC:DST:ro (paths with a colon cannot be given)"
-                ));
+                return Err(format!("`{quoted}` is not SRC:DST or SRC:DST:ro (paths with a colon cannot be given)"));
             }
         };
         if !source.starts_with('/') || source.contains('\0') {
-            return Err(format!("volume: `{}` is not an absolute path of the host", source.escape_debug()));
+            return Err(format!("`{}` is not an absolute path of the host", source.escape_debug()));
         }
-        Ok(Volume { source: source.into(), target: extra::target("volume", target)?, read_only })
+        Ok(Volume { source: source.into(), target: extra::target(target)?, read_only })
     }
 }
 
@@ -164,7 +159,7 @@ mod tests {
         ] {
             assert!(Volume::parse(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(line("/a:/b:Z"), Err("volume: `Z` is not an option of a volume: write ro or rw".to_owned()));
+        assert_eq!(line("/a:/b:Z"), Err("`Z` is not an option of a volume: write ro or rw".to_owned()));
     }
 
     #[test]

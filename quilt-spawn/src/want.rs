@@ -144,10 +144,6 @@ pub enum Pid {
 /// The least that /dev/shm has, a page: nothing at all would be without a limit.
 const SHM_MIN: u64 = 4 << 10;
 
-fn refusal(why: String) -> Error {
-    Error::new(Code::Invalid, "read what is asked of spawn", why)
-}
-
 /// The least that a log is capped at: two halves of a pipe's worth each.
 const LOG_MIN: u64 = 64 << 10;
 
@@ -202,25 +198,27 @@ impl Want {
 
     /// The mounts that are asked for, in their order.
     pub(crate) fn extras(&self) -> Result<Vec<Extra>, Error> {
-        extra::all(self).map_err(refusal)
+        extra::all(self)
     }
 
     /// The parameters of the kernel that are asked for.
     pub(crate) fn sysctls(&self) -> Result<Vec<Sysctl>, Error> {
-        self.sysctl.iter().map(|text| Sysctl::parse(text)).collect::<Result<_, _>>().map_err(refusal)
+        self.sysctl.iter().map(|text| Sysctl::parse(text).map_err(|why| rules::invalid("sysctl", why))).collect()
     }
 
     /// Checks what is wrong on the host's network only: the parameters of it that would be set.
     pub fn check_with_hosts_network(&self) -> Result<(), Error> {
         match self.sysctls()?.iter().find(|sysctl| sysctl.is_net()) {
             None => Ok(()),
-            Some(sysctl) => Err(refusal(format!("sysctl: with --network host, {} would be the host's", sysctl.name))),
+            Some(Sysctl { name, .. }) => {
+                Err(rules::invalid("sysctl", format!("with --network host, {name} would be the host's")))
+            }
         }
     }
 
     /// Checks what the types do not.
     pub fn check(&self) -> Result<(), Error> {
-        let bad = |what: String| Err(refusal(what));
+        let bad = |what: String| Err(Error::new(Code::Invalid, "read what is asked of spawn", what));
         for entry in &self.env {
             match entry.split_once('=') {
                 Some((name, _)) if !name.is_empty() && !entry.contains('\0') => {}
@@ -238,7 +236,7 @@ impl Want {
             return bad(format!("log_size: the least is {}", Size(LOG_MIN)));
         }
         if self.shm_size.is_some_and(|size| size.0 < SHM_MIN) {
-            return bad(format!("shm_size: the least is {}", Size(SHM_MIN)));
+            return Err(rules::invalid("shm-size", format!("the least is {}", Size(SHM_MIN))));
         }
         self.extras()?;
         self.sysctls()?;

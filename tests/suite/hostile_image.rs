@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::harness::teeth::attack;
 use crate::harness::{Out, Run, World, images, patient};
 
 /// What any of it may take: a second, or more on a busy machine. What it is not to do is wait for ever.
@@ -268,4 +269,19 @@ fn chains_of_links() {
     let out = bench.create(&["--volume", &asked(2), "--tmpfs", "/link1/below"]);
     let why = "what was mounted at /link2/below is not what is there now: two paths lead to the same place";
     assert_eq!(out.failed("quilt-spawn", "invalid")["message"], why);
+}
+
+/// Fails if a volume's mount point is made outside, where a link of the image leads to.
+#[test]
+fn no_mount_point_is_made_outside() {
+    let done = attack("outside", "volume-target", |world| {
+        let (image, shown, out) = (world.path("image"), world.path("shown"), world.path("out"));
+        [&shown, &out].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        Run::new("cp").args(&[Path::new("-a"), &images::busybox(), &image]).go().ok();
+        symlink(out.join("made"), image.join("data")).unwrap();
+        let volume = format!("{}:/data", shown.display());
+        world.quilt(&["create", image.to_str().unwrap(), "--name", "box", "--network", "none", "--volume", &volume]);
+        fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    });
+    assert_eq!(done, ["made"]);
 }

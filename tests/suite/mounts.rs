@@ -116,15 +116,15 @@ fn file_systems_in_memory() {
     assert_eq!(world.exec("box", &["ls", "-A", "/tmp", "/run"]), "/run:\n\n/tmp:\n");
     let known = "write size=64M, nr_inodes=1000, mode=755, uid=0, gid=0, ro or rw, exec or noexec, suid or nosuid";
     for (args, why) in [
-        (["--tmpfs", "tmp"], "tmpfs: `tmp` is not an absolute path inside the container".to_owned()),
-        (["--tmpfs", "/tmp:dev"], format!("tmpfs: `dev` is not an option: {known}")),
-        (["--tmpfs", "/tmp:size=0"], format!("tmpfs: `size=0` is not an option: {known}")),
-        (["--tmpfs", "/tmp:ro,mode=9"], format!("tmpfs: `mode=9` is not an option: {known}")),
-        (["--shm-size", "0B"], "shm_size: the least is 4KiB".to_owned()),
+        (["--tmpfs", "tmp"], "`tmp` is not an absolute path inside the container".to_owned()),
+        (["--tmpfs", "/tmp:dev"], format!("`dev` is not an option: {known}")),
+        (["--tmpfs", "/tmp:size=0"], format!("`size=0` is not an option: {known}")),
+        (["--tmpfs", "/tmp:ro,mode=9"], format!("`mode=9` is not an option: {known}")),
+        (["--shm-size", "0B"], "the least is 4KiB".to_owned()),
     ] {
         let out = world.quilt(&[&["create", &image, "--name", "other"], &args[..]].concat());
         out.failed("quilt-spec", "invalid");
-        assert_eq!(out.stderr, format!("quilt-spec: read what is asked of spawn: {why}\n"));
+        assert_eq!(out.stderr, format!("quilt-spec: read {}: {why}\n", args[0]));
     }
 }
 
@@ -166,26 +166,24 @@ fn parameters_of_the_kernel() {
     };
     let own = "a container has net.*, fs.mqueue.* and kernel.{msgmax,msgmnb,msgmni,sem,shmall,shmmax,shmmni,shm_rmid_forced} to itself";
     for name in ["kernel.panic", "vm.swappiness", "fs.file-max", "kernel.core_pattern", "kernel.hostname"] {
-        let said = format!("read what is asked of spawn: sysctl: {name} belongs to the whole machine: {own}");
+        let said = format!("read --sysctl: {name} belongs to the whole machine: {own}");
         refused(&["--sysctl", &format!("{name}=1")], "quilt-spec", "invalid", &said);
     }
     for name in ["net/core/somaxconn", "net..core", "net.../x", "net.a b", "../kernel"] {
-        let said = format!(
-            "read what is asked of spawn: sysctl: `{name}` is not a name: write it with dots, net.core.somaxconn"
-        );
+        let said = format!("read --sysctl: `{name}` is not a name: write it with dots, net.core.somaxconn");
         refused(&["--sysctl", &format!("{name}=1")], "quilt-spec", "invalid", &said);
     }
-    let said = "read what is asked of spawn: sysctl: the value of net.core.somaxconn has more than one line";
+    let said = "read --sysctl: the value of net.core.somaxconn has more than one line";
     refused(&["--sysctl", "net.core.somaxconn=1\n2"], "quilt-spec", "invalid", said);
-    let said = "read what is asked of spawn: sysctl: with --network host, net.core.somaxconn would be the host's";
+    let said = "read --sysctl: with --network host, net.core.somaxconn would be the host's";
     refused(&["--network", "host", "--sysctl", "net.core.somaxconn=1"], "quilt-spec", "invalid", said);
-    let said = "write /proc/sys/net/no/such: 1: sysctl: this kernel has no net.no.such";
+    let said = "write /proc/sys/net/no/such: 1: this kernel has no net.no.such";
     refused(&["--sysctl", "net.no.such=1"], "quilt-spawn", "not_found", said);
     refused(
         &["--sysctl", "net.core=1"],
         "quilt-spawn",
         "not_found",
-        "write /proc/sys/net/core: 1: sysctl: this kernel has no net.core",
+        "write /proc/sys/net/core: 1: this kernel has no net.core",
     );
     let said = "write /proc/sys/net/core/somaxconn: x: Invalid argument";
     refused(&["--sysctl", "net.core.somaxconn=x"], "quilt-spawn", "invalid", said);

@@ -198,37 +198,29 @@ fn sources_that_are_refused() {
 fn what_makes_no_sense() {
     let world = World::new("nonsense");
     let image = images::busybox().display().to_string();
+    let twice = "something else is to be at /b already: give each a place of its own";
     let own = "/, and all of /proc, /sys and /dev, are the container's own";
     for (args, why) in [
-        (
-            &["--volume", "/a"][..],
-            "volume: `/a` is not SRC:DST or SRC:DST:ro (paths with a colon cannot be given)".to_owned(),
-        ),
+        (&["--volume", "/a"][..], "`/a` is not SRC:DST or SRC:DST:ro (paths with a colon cannot be given)".to_owned()),
         (
             &["--volume", "/a:/b:ro:z"],
-            "volume: `/a:/b:ro:z` is not SRC:DST or SRC:DST:ro (paths with a colon cannot be given)".to_owned(),
+            "`/a:/b:ro:z` is not SRC:DST or SRC:DST:ro (paths with a colon cannot be given)".to_owned(),
         ),
-        (&["--volume", "/a:/b:Z"], "volume: `Z` is not an option of a volume: write ro or rw".to_owned()),
-        (&["--volume", "/a:/b:rshared"], "volume: `rshared` is not an option of a volume: write ro or rw".to_owned()),
-        (&["--volume", ":/b"], "volume: `` is not an absolute path of the host".to_owned()),
-        (&["--volume", "/a:b"], "volume: `b` is not an absolute path inside the container".to_owned()),
-        (&["--volume", "/a:/b/../c"], "volume: `/b/../c` has a `..` in it: write the path that is meant".to_owned()),
-        (&["--volume", "/a:/"], format!("volume: nothing can be mounted at `/`: {own}")),
-        (&["--volume", "/a://proc/./x"], format!("volume: nothing can be mounted at `//proc/./x`: {own}")),
-        (&["--volume", "/a:/sys"], format!("volume: nothing can be mounted at `/sys`: {own}")),
-        (&["--volume", "/a:/dev/shm"], format!("volume: nothing can be mounted at `/dev/shm`: {own}")),
-        (
-            &["--volume", "/a:/b", "--volume", "/c:/b/"],
-            "volume, tmpfs: two are to be at /b: give each a place of its own".to_owned(),
-        ),
-        (
-            &["--volume", "/a:/b", "--tmpfs", "/b:ro"],
-            "volume, tmpfs: two are to be at /b: give each a place of its own".to_owned(),
-        ),
+        (&["--volume", "/a:/b:Z"], "`Z` is not an option of a volume: write ro or rw".to_owned()),
+        (&["--volume", "/a:/b:rshared"], "`rshared` is not an option of a volume: write ro or rw".to_owned()),
+        (&["--volume", ":/b"], "`` is not an absolute path of the host".to_owned()),
+        (&["--volume", "/a:b"], "`b` is not an absolute path inside the container".to_owned()),
+        (&["--volume", "/a:/b/../c"], "`/b/../c` has a `..` in it: write the path that is meant".to_owned()),
+        (&["--volume", "/a:/"], format!("nothing can be mounted at `/`: {own}")),
+        (&["--volume", "/a://proc/./x"], format!("nothing can be mounted at `//proc/./x`: {own}")),
+        (&["--volume", "/a:/sys"], format!("nothing can be mounted at `/sys`: {own}")),
+        (&["--volume", "/a:/dev/shm"], format!("nothing can be mounted at `/dev/shm`: {own}")),
+        (&["--volume", "/a:/b", "--volume", "/c:/b/"], twice.to_owned()),
+        (&["--volume", "/a:/b", "--tmpfs", "/b:ro"], twice.to_owned()),
     ] {
         let out = world.quilt(&[&["create", &image, "--name", "box"], args].concat());
         out.failed("quilt-spec", "invalid");
-        assert_eq!(out.stderr, format!("quilt-spec: read what is asked of spawn: {why}\n"));
+        assert_eq!(out.stderr, format!("quilt-spec: read {}: {why}\n", args[args.len() - 2]));
     }
     assert!(!world.root.join("containers").exists());
 }
