@@ -31,8 +31,8 @@ use crate::sysctl;
 use crate::volume::Tree;
 use crate::want::{Pid, Want};
 
-mod devices;
 mod extras;
+mod host_devices;
 mod mounts;
 mod old;
 mod targets;
@@ -138,7 +138,7 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
             mknodat(have(&made.dev)?, *name, SFlag::S_IFCHR, mode, makedev(u64::from(*major), u64::from(*minor)))
                 .map_err(os)
         }
-        Step::HostDevice(node) => devices::make(have(&made.dev)?, node),
+        Step::HostDevice(node) => host_devices::make(have(&made.dev)?, node),
         Step::Symlink(name, target) => symlinkat(*target, have(&made.dev)?, *name).map_err(os),
         Step::MaskFile(path) => mask_file(made, path),
         Step::MaskDir { path, .. } => mask_dir(made, path),

@@ -12,9 +12,9 @@ pub mod plan;
 pub mod report;
 pub mod rules;
 
-mod devices;
 mod extra;
 mod files;
+mod host_devices;
 mod inside;
 mod start;
 mod sysctl;
@@ -75,7 +75,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         hide: hidden(context.instance, unpack.digest.is_none(), &unpack.lower)?,
         extras: context.want.extras()?,
         sysctls: context.want.sysctls()?,
-        devices: devices(context.want),
+        host_devices: host_devices(context.want),
         lower: unpack.lower,
         upper: unpack.upper,
         work: unpack.work,
@@ -116,8 +116,8 @@ fn sources(instance: &Instance, input: &Input) -> Result<Vec<(Volume, Source)>, 
     volumes.into_iter().map(|volume| Ok((volume.clone(), volume::find(volume, &own)?))).collect()
 }
 
-fn devices(want: &Want) -> Vec<devices::Node> {
-    if want.privileged { devices::of_the_host() } else { Vec::new() }
+fn host_devices(want: &Want) -> Vec<host_devices::Node> {
+    if want.privileged { host_devices::all() } else { Vec::new() }
 }
 
 /// What is to be hidden of an image that is a directory of the host: this instance's state, and the machine's own.
@@ -171,7 +171,7 @@ fn guess(
         hide: hidden(instance, is_directory, &lower)?,
         extras: context.want.extras()?,
         sysctls: context.want.sysctls()?,
-        devices: devices(context.want),
+        host_devices: host_devices(context.want),
         lower,
         upper: container.join("upper"),
         work: container.join("work"),

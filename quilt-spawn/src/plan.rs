@@ -7,8 +7,8 @@ use quilt_record::confine::Rules;
 use quilt_record::have::Hierarchy;
 use quilt_record::leaf::{self, INIT};
 
-use crate::devices::Node;
 use crate::extra::Extra;
+use crate::host_devices::Node;
 use crate::masks::Present;
 use crate::sysctl::Sysctl;
 use crate::want::{Pid, Want};
@@ -52,7 +52,7 @@ pub struct Input {
     /// The parameters of the kernel that were asked for.
     pub sysctls: Vec<Sysctl>,
     /// The host's devices, for `--privileged`.
-    pub devices: Vec<Node>,
+    pub host_devices: Vec<Node>,
     /// What was asked.
     pub want: Want,
 }
@@ -189,7 +189,7 @@ pub fn plan(input: &Input) -> Vec<Step> {
         if is_dev {
             steps.extend(DEVICES.map(|(name, major, minor)| Step::Device(name, major, minor)));
             steps.extend(SYMLINKS.map(|(name, target)| Step::Symlink(name, target)));
-            steps.extend(input.devices.iter().cloned().map(Step::HostDevice));
+            steps.extend(input.host_devices.iter().cloned().map(Step::HostDevice));
         }
     }
     let none = Present::default();
@@ -244,7 +244,7 @@ mod tests {
             },
             extras: Vec::new(),
             sysctls: Vec::new(),
-            devices: Vec::new(),
+            host_devices: Vec::new(),
             want: Want { command: vec!["make".into(), "test".into()], ..Want::default() },
         }
     }

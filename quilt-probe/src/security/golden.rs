@@ -29,7 +29,7 @@ const MOUNTED: [(&str, &str, &[&str]); 7] = [
 ];
 
 /// Masked, with what is the matter with each: nothing of it may be read.
-const MASKED: [&str; 14] = [
+const MASKED: [&str; 15] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -41,6 +41,7 @@ const MASKED: [&str; 14] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/sys/dev/block",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/selinux",

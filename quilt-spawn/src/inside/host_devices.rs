@@ -11,8 +11,8 @@ use nix::unistd::{Gid, Uid, fchownat};
 use quilt_record::Error;
 
 use super::{missing, os};
-use crate::devices::Node;
 use crate::files::DIR_MODE;
+use crate::host_devices::Node;
 
 /// Makes a node, and the directories that it is in. The file system was just made, and nobody else has seen it.
 pub(super) fn make(dev: BorrowedFd<'_>, node: &Node) -> Result<(), Error> {

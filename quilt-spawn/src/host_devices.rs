@@ -49,7 +49,7 @@ fn is_everybodys(path: &Path) -> bool {
 
 /// All devices that the host has in /dev, by their paths, without those that every container has, and without what is on
 /// another file system there.
-pub fn of_the_host() -> Vec<Node> {
+pub fn all() -> Vec<Node> {
     let mut nodes = Vec::new();
     look(Path::new("/dev"), Path::new(""), &mut nodes);
     nodes.sort_by(|a, b| a.path.cmp(&b.path));
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_hosts_devices_without_everybodys() {
-        let nodes = of_the_host();
+        let nodes = all();
         for own in ["null", "tty", "pts/0", "console"] {
             assert!(!nodes.iter().any(|node| node.path == Path::new(own)), "{own}");
         }
