@@ -11,7 +11,8 @@ fn mounts(world: &World, name: &str) -> Vec<String> {
     let describe = |line: &str| {
         let (left, right) = line.split_once(" - ").unwrap();
         let (left, right): (Vec<_>, Vec<_>) = (left.split(' ').collect(), right.split(' ').collect());
-        format!("{} {} {} {}", left[4], right[0], left[5], right[2])
+        // How large inode numbers are is the kernel's configuration.
+        format!("{} {} {} {}", left[4], right[0], left[5], right[2].replace(",inode64", ""))
     };
     table.lines().map(describe).collect()
 }

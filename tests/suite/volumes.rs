@@ -16,12 +16,14 @@ fn shown(world: &World) -> String {
     dir.display().to_string()
 }
 
-/// What is mounted in the container at paths that begin so: path, options.
+/// What is mounted in the container at paths that begin so: path, options (but for how times of access are kept, which
+/// is as the host has it).
 fn mounted(world: &World, below: &str) -> Vec<String> {
     let table = world.exec("box", &["cat", "/proc/self/mountinfo"]);
     let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let mut lines: Vec<String> =
-        fields.filter(|f| f[4].starts_with(below)).map(|f| format!("{} {}", f[4], f[5])).collect();
+    let options = |all: &str| all.split(',').filter(|option| !option.ends_with("atime")).collect::<Vec<_>>().join(",");
+    let ours = fields.filter(|f| f[4].starts_with(below));
+    let mut lines: Vec<String> = ours.map(|f| format!("{} {}", f[4], options(f[5]))).collect();
     lines.sort();
     lines
 }
@@ -35,9 +37,9 @@ fn read_write_and_read_only() {
     let (rw, ro, file) = (format!("{dir}:/rw"), format!("{dir}:/ro:ro"), format!("{dir}/f:/etc/one:ro"));
     let check = "cat /rw/f /ro/f /etc/one; touch /rw/check; ! touch /ro/check && ! touch /etc/one";
     world.create("box", &["--volume", &rw, "--volume", &ro, "--volume", &file, "--health-check", check]);
-    let relatime = |path: &str, flags: &str| format!("{path} {flags},nosuid,nodev,relatime");
-    assert_eq!(mounted(&world, "/r"), [relatime("/ro", "ro"), relatime("/rw", "rw")]);
-    assert_eq!(mounted(&world, "/etc"), [relatime("/etc/one", "ro")]);
+    let line = |path: &str, flags: &str| format!("{path} {flags},nosuid,nodev");
+    assert_eq!(mounted(&world, "/r"), [line("/ro", "ro"), line("/rw", "rw")]);
+    assert_eq!(mounted(&world, "/etc"), [line("/etc/one", "ro")]);
     world.exec("box", &["sh", "-c", "echo more >>/rw/f && mkdir /rw/made"]);
     assert_eq!(fs::read_to_string(format!("{dir}/f")).unwrap(), "shown\nmore\n");
     assert_eq!(world.exec("box", &["cat", "/ro/f", "/etc/one"]), "shown\nmore\n".repeat(2));
@@ -75,12 +77,12 @@ fn mounts_below_and_propagation() {
     let (rw, ro) = (format!("{dir}:/rw"), format!("{dir}:/ro:ro"));
     world.create("box", &["--volume", &rw, "--volume", &ro]);
     let expected = [
-        "/ro ro,nosuid,nodev,relatime",
-        "/ro/below ro,nosuid,nodev,noexec,relatime",
-        "/ro/below/a\\040b\\134c ro,nosuid,nodev,noexec,relatime",
-        "/rw rw,nosuid,nodev,relatime",
-        "/rw/below rw,nosuid,nodev,noexec,relatime",
-        "/rw/below/a\\040b\\134c rw,nosuid,nodev,noexec,relatime",
+        "/ro ro,nosuid,nodev",
+        "/ro/below ro,nosuid,nodev,noexec",
+        "/ro/below/a\\040b\\134c ro,nosuid,nodev,noexec",
+        "/rw rw,nosuid,nodev",
+        "/rw/below rw,nosuid,nodev,noexec",
+        "/rw/below/a\\040b\\134c rw,nosuid,nodev,noexec",
     ];
     assert_eq!(mounted(&world, "/r"), expected);
     world.exec("box", &["touch", "/rw/below/x"]);
@@ -277,13 +279,13 @@ fn before_linux_5_12() {
     let done = world.root.join("containers/box/spawn.json");
     assert!(crate::harness::eventually(std::time::Duration::from_secs(15), || done.exists()));
     let expected = [
-        "/ro ro,nosuid,nodev,relatime",
-        "/ro/a\\040b\\134c ro,nosuid,nodev,noexec,relatime",
-        "/rw rw,nosuid,nodev,relatime",
-        "/rw/a\\040b\\134c rw,nosuid,nodev,noexec,relatime",
+        "/ro ro,nosuid,nodev",
+        "/ro/a\\040b\\134c ro,nosuid,nodev,noexec",
+        "/rw rw,nosuid,nodev",
+        "/rw/a\\040b\\134c rw,nosuid,nodev,noexec",
     ];
     assert_eq!(mounted(&world, "/r"), expected);
-    assert_eq!(mounted(&world, "/")[0], "/ ro,nodev,relatime");
+    assert_eq!(mounted(&world, "/")[0], "/ ro,nodev");
     let table = world.exec("box", &["cat", "/proc/self/mountinfo"]);
     assert!(table.lines().all(|line| line.split(' ').nth(6) == Some("-")), "not all private:\n{table}");
     world.quilt(&["rm", "-f", "box"]).ok();
