@@ -13,8 +13,8 @@ use quilt_record::have::Hierarchy;
 pub(crate) const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "io"];
 
 /// The v1 hierarchies to look for. A container is put into cpuset's before anybody asks for CPUs, as nothing can be put
-/// there later without its processes being moved one by one.
-const V1: [&str; 5] = ["memory", "cpu", "pids", "blkio", "cpuset"];
+/// there later without its processes being moved one by one; and into devices', which says what it may use of them.
+const V1: [&str; 6] = ["memory", "cpu", "pids", "blkio", "cpuset", "devices"];
 
 /// Those that are needed only where no v2 tree stands beside: it knows the CPU time of every cgroup in it, and can stop
 /// all that is in one. The freezer last: it has the leaves.

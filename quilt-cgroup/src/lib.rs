@@ -10,6 +10,7 @@
 //! pure plan (`plan.rs`, `step.rs`), which a dry run prints.
 
 pub mod account;
+mod devices;
 mod io;
 mod layout;
 mod limits;
@@ -31,6 +32,9 @@ use quilt_record::have::{Cgroup, Hierarchy};
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
 use quilt_record::{Claim, Code, Id, Instance, leaf, signals};
+use serde::Deserialize;
+
+use devices::Policy;
 
 pub use io::IoMax;
 pub use layout::Layout;
@@ -41,6 +45,13 @@ pub use step::Step;
 pub use unified::Unified;
 pub use update::update;
 pub use want::Want;
+
+/// What of the record's other wishes is this tool's business.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Asked {
+    privileged: bool,
+}
 
 /// How long the undo waits for what it killed to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -56,12 +67,17 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Cgroup>> {
     want.check()?;
     let layout = Layout::detect()?;
     let parent = Parent::find(context.instance, &layout, want.cgroup_parent.as_deref())?;
+    let devices = devices::resolve(&want.device)?;
+    let privileged = context.record.want::<Asked>("spawn")?.privileged;
+    let policy = Policy::new(&layout, &parent.path.join(context.id.as_str()), &devices, privileged);
     let mut again = TRIES;
     loop {
         let unified = look(&layout, &parent, want)?;
         let plan = plan(&layout, unified.as_ref(), &parent, &context.id, want)?;
         let Some(container) = context.container else {
-            return Ok(Outcome::Plan(plan.steps.iter().map(Step::to_string).collect()));
+            let devices = devices.iter().map(|device| format!("device {device}"));
+            let lines = plan.steps.iter().map(Step::to_string).chain(policy.lines()).chain(devices);
+            return Ok(Outcome::Plan(lines.collect()));
         };
         parent.save(context.instance, container)?;
         match execute(&plan) {
@@ -71,14 +87,8 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Cgroup>> {
                 let (hierarchies, without) = done?;
                 let version = version(&hierarchies).to_owned();
                 let low = without_protection(&layout, &parent, want);
-                let notes = parent.note.into_iter().chain(without).chain(low).collect();
-                return Ok(Outcome::Done(Cgroup {
-                    boot: boot_id().to_owned(),
-                    version,
-                    hierarchies,
-                    devices: Vec::new(),
-                    notes,
-                }));
+                let notes = parent.note.into_iter().chain(without).chain(low).chain(policy.enforce()?).collect();
+                return Ok(Outcome::Done(Cgroup { boot: boot_id().to_owned(), version, hierarchies, devices, notes }));
             }
         }
     }

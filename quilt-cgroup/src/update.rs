@@ -26,6 +26,10 @@ pub fn update(instance: &Instance, container: &Container, changes: &Want) -> Res
         let message = "a container's cgroup stays where it was made: remove and create it";
         return Err(Error::new(Code::Invalid, "read --cgroup-parent", message));
     }
+    if !changes.device.is_empty() {
+        let message = "a container's devices are those that it was made with: remove and create it";
+        return Err(Error::new(Code::Invalid, "read --device", message));
+    }
     let bad = |e: serde_json::Error| {
         Error::new(Code::Invalid, format!("read the limits of {}", container.id()), e.to_string())
     };

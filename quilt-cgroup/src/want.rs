@@ -5,6 +5,7 @@ use quilt_record::error::{Code, Error};
 use quilt_record::units::{Limit, Size};
 use serde::{Deserialize, Serialize};
 
+use crate::devices;
 use crate::io::IoMax;
 use crate::numbers::Numbers;
 
@@ -128,6 +129,7 @@ impl Want {
         if self.io_weight.is_some_and(|weight| !(1..=10_000).contains(&weight)) {
             return refuse("io-weight", "must be a number from 1 to 10000");
         }
+        devices::check(&self.device)?;
         Ok(())
     }
 

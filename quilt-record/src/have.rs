@@ -2,12 +2,16 @@
 //!
 //! What a tool was asked, the `want`, is that tool's own type; what it did is a promise to others, so it stands here.
 
+mod device;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::confine::Rules;
 use crate::process::ProcessId;
+
+pub use device::Device;
 
 /// `unpack`: where the root file system is. Outlives a reboot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,21 +85,6 @@ pub struct Cgroup {
     /// What could not be done on this host and is no failure, in words.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,
-}
-
-/// A device of the host that a container may use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// Where it is inside: an absolute path below /dev.
-    pub path: String,
-    /// `c` or `b`, a character or a block device.
-    pub kind: char,
-    /// Its major number.
-    pub major: u32,
-    /// Its minor number.
-    pub minor: u32,
-    /// What may be done with it: of `r` (read), `w` (write), `m` (mknod) in this order.
-    pub access: String,
 }
 
 /// One directory of a container, which carries the limits. Its processes are in `init` and `x-N` below it in one hierarchy

@@ -334,6 +334,52 @@ pub fn attach_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result
     check(r).map(drop)
 }
 
+/// bpf(2), with the part of `union bpf_attr` that the command reads, whose rest is zero.
+fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_long> {
+    // SAFETY: only called with the structs below, which have the kernel's layout; what they point to lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) })
+}
+
+/// Loads a program that decides on the use of devices (BPF_PROG_TYPE_CGROUP_DEVICE, Linux 4.15): instructions of 8 bytes
+/// each (`struct bpf_insn`). The kernel refuses one that it cannot prove harmless.
+pub fn bpf_load_device_program(instructions: &[u64]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u64; 2],
+        version_and_flags: [u32; 2],
+        name: [u8; 16],
+    }
+    owned(bpf(
+        BPF_PROG_LOAD,
+        &Load {
+            kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+            count: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
+            instructions: instructions.as_ptr() as u64,
+            license: c"Apache-2.0".as_ptr() as u64,
+            log: [0; 2],
+            version_and_flags: [0; 2],
+            name: *b"quilt_devices\0\0\0",
+        },
+    )?)
+}
+
+/// Attaches such a program to a cgroup of v2, beside those that it has (BPF_F_ALLOW_MULTI, Linux 4.15): all of them, and
+/// all those of the cgroups above, must agree. It goes with the cgroup.
+pub fn bpf_attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_PROG_ATTACH: libc::c_int = 8;
+    const BPF_CGROUP_DEVICE: u32 = 6;
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+    let attributes: [u32; 4] =
+        [cgroup.as_raw_fd() as u32, program.as_raw_fd() as u32, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI];
+    bpf(BPF_PROG_ATTACH, &attributes).map(drop)
+}
+
 /// prctl(2) with one argument.
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: only called with options whose argument is a number.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, symlinkat};
 
@@ -31,6 +31,8 @@ use crate::sysctl;
 use crate::volume::Tree;
 use crate::want::{Pid, Want};
 
+mod cgroups;
+mod devices;
 mod extras;
 mod host_devices;
 mod mounts;
@@ -79,6 +81,7 @@ struct Made {
     root: Option<OwnedFd>,
     proc: Option<OwnedFd>,
     sys: Option<OwnedFd>,
+    cgroups: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     null: Option<OwnedFd>,
     empty: Option<OwnedFd>,
@@ -117,8 +120,9 @@ pub(crate) fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
 
 fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
     match step {
-        Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
-        Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).map_err(os),
+        Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::CgroupNamespace { .. } | Step::Clone { .. } => {
+            Err(missing())
+        }
         Step::Net(_) => setns(have(&job.net)?, CloneFlags::CLONE_NEWNET).map_err(os),
         Step::Sysctl(what) => sysctl::write(have(&job.proc_sys)?, what),
         Step::Private => refuse_chroot()
@@ -139,7 +143,9 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
                 .map_err(os)
         }
         Step::HostDevice(node) => host_devices::make(have(&made.dev)?, node),
+        Step::Node(device) => devices::node(made, device),
         Step::Symlink(name, target) => symlinkat(*target, have(&made.dev)?, *name).map_err(os),
+        Step::Cgroups(view) => cgroups::view(made, view),
         Step::MaskFile(path) => mask_file(made, path),
         Step::MaskDir { path, .. } => mask_dir(made, path),
         Step::ReadOnly(path) => read_only(made, path),

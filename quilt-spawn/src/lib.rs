@@ -81,6 +81,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         work: unpack.work,
         net: netns.net,
         hierarchies: cgroup.hierarchies,
+        devices: cgroup.devices,
         files: netns.files.iter().map(|(path, _)| path.into()).collect(),
         hostname: netns.hostname,
         rules: confinement.rules.clone(),
@@ -177,6 +178,10 @@ fn guess(
         work: container.join("work"),
         container,
         net,
+        devices: match &cgroup {
+            Some(cgroup) => cgroup.devices.clone(),
+            None => planned(context.record, "device ")?.iter().filter_map(|line| line.parse().ok()).collect(),
+        },
         hierarchies: match cgroup {
             Some(cgroup) => cgroup.hierarchies,
             None => planned_hierarchies(context.record, id)?,
@@ -189,11 +194,16 @@ fn guess(
     })
 }
 
-/// The container's directories as the plan of quilt-cgroup, which came before in the same dry run, has them.
-fn planned_hierarchies(record: &Record, id: &Id) -> Result<Vec<have::Hierarchy>, Error> {
+/// What follows a word in the lines of quilt-cgroup's plan, which was made before in the same dry run.
+fn planned(record: &Record, word: &str) -> Result<Vec<String>, Error> {
     let section = record.section::<IgnoredAny, IgnoredAny>("cgroup")?;
     let plan = section.and_then(|section| section.plan).unwrap_or_default();
-    let made = plan.iter().filter_map(|line| line.strip_prefix("mkdir ")).map(PathBuf::from);
+    Ok(plan.iter().filter_map(|line| line.strip_prefix(word)).map(str::to_owned).collect())
+}
+
+/// The container's directories as that plan has them.
+fn planned_hierarchies(record: &Record, id: &Id) -> Result<Vec<have::Hierarchy>, Error> {
+    let made = planned(record, "mkdir ")?.into_iter().map(PathBuf::from);
     let own = made.filter(|path| path.file_name().is_some_and(|name| name == id.as_str()));
     let version = |path: &Path| {
         let there = path.ancestors().find_map(|dir| statfs(dir).ok());

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use quilt_record::confine::Rules;
-use quilt_record::have::Hierarchy;
+use quilt_record::have::{Device, Hierarchy};
 use quilt_record::leaf::{self, INIT};
 
 use crate::extra::Extra;
@@ -15,6 +15,7 @@ use crate::want::{Pid, Want};
 
 #[cfg(test)]
 mod asked;
+pub mod cgroups;
 mod mounts;
 mod text;
 
@@ -37,6 +38,8 @@ pub struct Input {
     pub net: Option<PathBuf>,
     /// The container's directory in every hierarchy.
     pub hierarchies: Vec<Hierarchy>,
+    /// The devices of the host that it has.
+    pub devices: Vec<Device>,
     /// The files that the network needs inside.
     pub files: Vec<PathBuf>,
     /// The host name.
@@ -66,16 +69,21 @@ pub enum Step {
     Empty(PathBuf),
     /// The cgroup leaf is made.
     Leaf(PathBuf),
+    /// The cgroup namespace, whose root is the container's directory in every hierarchy, and not the leaf.
+    CgroupNamespace {
+        /// The directory with the leaf.
+        cgroup: PathBuf,
+        /// `tasks` of the v1 hierarchies; of that one, if it is v1's, last.
+        tasks: Vec<PathBuf>,
+    },
     /// The child that becomes init: in new namespaces (`pid mnt uts ipc`), in the leaf.
     Clone {
         /// The namespaces that it is born in.
         namespaces: Vec<&'static str>,
-        /// `tasks` of the v1 hierarchies, the leaf's last.
-        tasks: Vec<PathBuf>,
+        /// `tasks` of the leaf, if that is of v1.
+        tasks: Option<PathBuf>,
     },
-    /// In the child, from here on: a cgroup namespace whose root is the leaf.
-    CgroupNamespace,
-    /// Into the pinned network namespace.
+    /// In the child, from here on. Into the pinned network namespace.
     Net(PathBuf),
     /// A parameter of the kernel, in the container's namespaces.
     Sysctl(Sysctl),
@@ -116,8 +124,12 @@ pub enum Step {
     Device(&'static str, u32, u32),
     /// A device of the host's in the container's own /dev.
     HostDevice(Node),
+    /// A device of the host, in there too.
+    Node(Device),
     /// A symlink in the container's own /dev.
     Symlink(&'static str, &'static str),
+    /// What it sees of its cgroups.
+    Cgroups(cgroups::View),
     /// A file covered by the container's null device.
     MaskFile(PathBuf),
     /// A directory covered by an empty read-only one: a tmpfs for the first, a bind of that for the others.
@@ -168,11 +180,12 @@ pub fn plan(input: &Input) -> Vec<Step> {
     if want.pid.unwrap_or_default() == Pid::Private {
         namespaces.insert(0, "pid");
     }
-    let others = input.hierarchies.iter().filter(|h| h.version == 1 && Some(*h) != home).map(|h| h.path.join("tasks"));
-    let home = home.filter(|home| home.version == 1).map(|home| home.path.join(INIT).join("tasks"));
-    steps.push(Step::Clone { namespaces, tasks: others.chain(home).collect() });
+    let others = input.hierarchies.iter().filter(|h| h.version == 1 && Some(*h) != home);
+    let v1 = home.filter(|home| home.version == 1);
+    let tasks = others.chain(v1).map(|h| h.path.join("tasks")).collect();
+    steps.extend(home.map(|home| Step::CgroupNamespace { cgroup: home.path.clone(), tasks }));
+    steps.push(Step::Clone { namespaces, tasks: v1.map(|home| home.path.join(INIT).join("tasks")) });
 
-    steps.push(Step::CgroupNamespace);
     steps.extend(input.net.clone().map(Step::Net));
     steps.extend(input.sysctls.iter().cloned().map(Step::Sysctl));
     steps.push(Step::Private);
@@ -190,8 +203,10 @@ pub fn plan(input: &Input) -> Vec<Step> {
             steps.extend(DEVICES.map(|(name, major, minor)| Step::Device(name, major, minor)));
             steps.extend(SYMLINKS.map(|(name, target)| Step::Symlink(name, target)));
             steps.extend(input.host_devices.iter().cloned().map(Step::HostDevice));
+            steps.extend(input.devices.iter().cloned().map(Step::Node));
         }
     }
+    steps.extend(cgroups::views(&input.hierarchies, want.privileged).into_iter().map(Step::Cgroups));
     let none = Present::default();
     let present = if want.privileged { &none } else { &input.present };
     steps.extend(present.files.iter().cloned().map(Step::MaskFile));
@@ -224,7 +239,11 @@ mod tests {
     use super::*;
 
     pub(super) fn input() -> Input {
-        let hierarchy = |version, path: &str| Hierarchy { version, controllers: String::new(), path: path.into() };
+        let hierarchy = |version, controllers: &str, path: &str| Hierarchy {
+            version,
+            controllers: controllers.into(),
+            path: path.into(),
+        };
         Input {
             tools: Some(("/usr/local/bin".into(), "/q/run/bin".into())),
             container: "/q/c".into(),
@@ -232,7 +251,17 @@ mod tests {
             upper: "/q/c/upper".into(),
             work: "/q/c/work".into(),
             net: Some("/q/run/ns/c".into()),
-            hierarchies: vec![hierarchy(1, "/cg/pids/c"), hierarchy(2, "/cg/unified/c")],
+            hierarchies: vec![hierarchy(1, "pids", "/cg/pids/c"), hierarchy(2, "", "/cg/unified/c")],
+            devices: vec![Device {
+                path: "/dev/net/tun".into(),
+                kind: 'c',
+                major: 10,
+                minor: 200,
+                access: "rw".into(),
+                mode: 0o660,
+                uid: 0,
+                gid: 5,
+            }],
             files: vec!["/etc/hosts".into()],
             hostname: "c".into(),
             hide: vec!["/q".into()],
@@ -258,8 +287,8 @@ write /q/c/exit: empty
 write /q/c/log: empty
 write /q/c/log.1: empty
 mkdir /cg/unified/c/init
-clone with new pid mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0
-unshare the cgroup namespace
+unshare the cgroup namespace in the cgroup /cg/unified/c; write /cg/pids/c/tasks: 0
+clone with new pid mnt uts ipc namespaces, in the cgroup init
 setns to the network namespace /q/run/ns/c
 mount propagation / private, recursive
 open /i /q/c/upper
@@ -279,9 +308,14 @@ symlink /dev/stdin -> /proc/self/fd/0
 symlink /dev/stdout -> /proc/self/fd/1
 symlink /dev/stderr -> /proc/self/fd/2
 symlink /dev/ptmx -> pts/ptmx
+mknod /dev/net/tun c 10 200 0660 0:5
 mount devpts on /dev/pts (nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5)
 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m)
 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)
+mount tmpfs on /sys/fs/cgroup (nosuid,nodev,noexec,mode=755,size=64k,nr_inodes=64)
+bind /cg/pids/c on /sys/fs/cgroup/pids (ro,nosuid,nodev,noexec)
+bind /cg/unified/c on /sys/fs/cgroup/unified (ro,nosuid,nodev,noexec)
+remount /sys/fs/cgroup (ro)
 bind /dev/null on /proc/keys
 mount tmpfs on /proc/acpi (ro,nosuid,nodev,noexec,mode=555,size=4k,nr_inodes=2)
 bind an empty directory on /q
@@ -302,7 +336,7 @@ exec quilt-init -- make test";
         input.want = Want { pid: Some(Pid::Host), ..Want::default() };
         (input.net, input.tools) = (None, None);
         let lines: Vec<String> = plan(&input).iter().map(Step::to_string).collect();
-        assert_eq!(lines[2], "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0");
+        assert_eq!(lines[3], "clone with new mnt uts ipc namespaces, in the cgroup init");
         assert!(!lines.iter().any(|line| line.starts_with("setns") || line.contains("/q/c/log")));
         assert_eq!(lines.last().map(String::as_str), Some("exec quilt-init"));
     }

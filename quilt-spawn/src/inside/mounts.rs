@@ -45,7 +45,7 @@ pub(super) fn mount_one(made: &mut Made, what: &Mount) -> Result<(), Error> {
     Ok(())
 }
 
-fn verify(fd: BorrowedFd<'_>, magic: FsType) -> Result<(), Error> {
+pub(super) fn verify(fd: BorrowedFd<'_>, magic: FsType) -> Result<(), Error> {
     if fstatfs(fd).map_err(os)?.filesystem_type() == magic {
         return Ok(());
     }
@@ -53,7 +53,7 @@ fn verify(fd: BorrowedFd<'_>, magic: FsType) -> Result<(), Error> {
 }
 
 /// Opens a path without following any link.
-fn no_links(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag) -> nix::Result<OwnedFd> {
+pub(super) fn no_links(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag) -> nix::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let resolve = if out("mount-target") { ResolveFlag::empty() } else { resolve };
     openat2(dir, path.as_ref(), OpenHow::new().flags(flags).resolve(resolve))
@@ -83,7 +83,7 @@ fn mountpoint(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Error> {
 }
 
 /// Opens what is below /proc, /sys or elsewhere in the root, staying on the mount that was put there.
-fn target(made: &Made, path: &Path) -> Result<OwnedFd, Error> {
+pub(super) fn target(made: &Made, path: &Path) -> Result<OwnedFd, Error> {
     let below = |top: &str| path.strip_prefix(top).ok();
     let (dir, rest) = match (below("/proc"), below("/sys")) {
         (Some(rest), _) => (have(&made.proc)?, rest),

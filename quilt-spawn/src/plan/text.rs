@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
+use quilt_record::have::Device;
 use quilt_record::leaf::INIT;
 
 use super::{EMPTY, Mount, Step};
@@ -15,11 +16,14 @@ impl fmt::Display for Step {
             Step::Tools(tools, target) => write!(f, "bind {} on {} (ro,nosuid)", tools.display(), target.display()),
             Step::Empty(path) => write!(f, "write {}: empty", path.display()),
             Step::Leaf(dir) => write!(f, "mkdir {}", dir.display()),
+            Step::CgroupNamespace { cgroup, tasks } => {
+                write!(f, "unshare the cgroup namespace in the cgroup {}", cgroup.display())?;
+                tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
+            }
             Step::Clone { namespaces, tasks } => {
                 write!(f, "clone with new {} namespaces, in the cgroup {INIT}", namespaces.join(" "))?;
                 tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
             }
-            Step::CgroupNamespace => f.write_str("unshare the cgroup namespace"),
             Step::Net(pin) => write!(f, "setns to the network namespace {}", pin.display()),
             Step::Sysctl(sysctl) => write!(f, "write /proc/sys/{}: {}", sysctl.file().display(), sysctl.value),
             Step::Private => f.write_str("mount propagation / private, recursive"),
@@ -38,7 +42,11 @@ impl fmt::Display for Step {
             Step::Mount(mount) => mount.fmt(f),
             Step::Device(name, major, minor) => write!(f, "mknod /dev/{name} c {major} {minor} 0666"),
             Step::HostDevice(node) => node.fmt(f),
+            Step::Node(Device { path, kind, major, minor, mode, uid, gid, .. }) => {
+                write!(f, "mknod {path} {kind} {major} {minor} {mode:04o} {uid}:{gid}")
+            }
             Step::Symlink(name, target) => write!(f, "symlink /dev/{name} -> {target}"),
+            Step::Cgroups(view) => view.fmt(f),
             Step::MaskFile(path) => write!(f, "bind /dev/null on {}", path.display()),
             Step::MaskDir { path, first: true } => write!(f, "mount tmpfs on {} {}", path.display(), options(&EMPTY)),
             Step::MaskDir { path, first: false } => write!(f, "bind an empty directory on {}", path.display()),
