@@ -51,7 +51,7 @@ impl Asked<'_> {
         }
         let inside = Path::new(inside);
         let below = inside.strip_prefix("/dev").ok().filter(|below| below.iter().next().is_some());
-        let Some(below) = below else { return refuse("is to be outside of /dev inside: give a DST below it") };
+        let Some(below) = below else { return refuse("would be outside of /dev inside") };
         let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
         if !plain || text.chars().any(char::is_control) {
             return refuse("is no plain path");
