@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, write};
@@ -163,6 +163,7 @@ fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &S
     forgo_oom_protection().map_err(|e| (At::Confine, errno(&e)))?;
     // What the tool was called with is nobody's business inside, where a copy of it can be seen until it execs.
     sys::blank_arguments(arguments().map_err(|e| (At::Confine, errno(&e)))?);
+    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| (At::Namespaces, e))?;
     // Gone with the init, as setns will say.
     let root = stat(format!("/proc/{}/root", target.spawn.init.pid).as_str());
     setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;

@@ -100,7 +100,9 @@ impl Target {
         }
     }
 
-    /// The namespaces to enter: those that were made for the container; a private pid namespace apart.
+    /// The namespaces to enter: those that were made for the container; a private pid namespace apart. Of cgroup namespaces
+    /// a command has one of its own, with the root in its own leaf: where programs look for limits is the root of the mount
+    /// and the path of their cgroup below the root of the namespace, put together (docs/resources.md).
     pub(crate) fn namespaces(&self) -> (CloneFlags, bool) {
         let mut flags = CloneFlags::empty();
         let mut pid = false;
@@ -111,7 +113,6 @@ impl Target {
                 "net" => flags |= CloneFlags::CLONE_NEWNET,
                 "uts" => flags |= CloneFlags::CLONE_NEWUTS,
                 "ipc" => flags |= CloneFlags::CLONE_NEWIPC,
-                "cgroup" => flags |= CloneFlags::CLONE_NEWCGROUP,
                 "pid" => pid = true,
                 _ => {}
             }

@@ -8,25 +8,25 @@
 //! (8-24 ms): on v2 the child is born inside (CLONE_INTO_CGROUP), on v1 it writes `0` to `tasks` as its first deed,
 //! through descriptors that were opened for it.
 
-mod fork;
 mod freeze;
 mod kill;
 mod processes;
 mod tree;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat, write};
+use nix::unistd::{Pid, UnlinkatFlags, pipe2, read, unlinkat, write};
 
 use crate::error::{Code, Error, Step};
 use crate::have::Hierarchy;
-use crate::process;
+use crate::{process, sys};
 
 pub use freeze::{is_paused, pause, unpause};
 pub use kill::{kill_all, kill_all_by_freezing, kill_strays};
@@ -138,6 +138,79 @@ impl Leaf {
     /// Its name: `init`, `x-N`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Forks a child into the leaf and runs `body` in it, as [`sys::fork`] does, under whose conditions it may be called.
+    /// Returns once the child has joined every hierarchy; if it could not, it has ended and the error says where. The
+    /// child is of no real-time class, whatever the caller is.
+    pub fn fork(&self, flags: u64, body: impl FnOnce() -> u8) -> Result<sys::Child, Error> {
+        let step = || format!("start a process in the cgroup {}", self.name);
+        let unified = Some(&self.home).filter(|home| home.version == 2);
+        let mut body = Some(body);
+        let mut run = |joins: &[&Part], born: Option<&Part>| -> Result<io::Result<sys::Child>, Error> {
+            if joins.is_empty() {
+                return Ok(sys::fork(flags, born.map(|p| p.fd.as_fd()), || match sys::leave_realtime() {
+                    Ok(()) => {
+                        self.widen();
+                        body.take().map_or(255, |body| body())
+                    }
+                    Err(_) => 255,
+                }));
+            }
+            let (told, tell) = pipe2(OFlag::O_CLOEXEC).step(step)?;
+            // The parent's copy of `tell` goes with the closure, when fork returns there.
+            let child = sys::fork(flags, born.map(|p| p.fd.as_fd()), || {
+                let tell = tell;
+                // Where real time is rationed by group (RT_GROUP_SCHED), a new cgroup has none and takes nobody of that class.
+                if sys::leave_realtime().is_err() {
+                    return 255;
+                }
+                for (at, part) in joins.iter().enumerate() {
+                    if let Err(e) = part.join() {
+                        let _ = write(&tell, &[at as u8, e as i32 as u8]);
+                        return 255;
+                    }
+                }
+                drop(tell);
+                self.widen();
+                body.take().map_or(255, |body| body())
+            });
+            let Ok(child) = child else { return Ok(child) };
+            let mut failed = [0u8; 2];
+            match read(&told, &mut failed) {
+                Ok(2) => {
+                    let path = &joins.get(usize::from(failed[0])).unwrap_or(&joins[0]).path;
+                    let _ =
+                        nix::sys::wait::waitpid(Pid::from_raw(child.pid), Some(nix::sys::wait::WaitPidFlag::__WALL));
+                    let errno = Errno::from_raw(failed[1].into());
+                    Err(Error::os(format!("join the cgroup {}", path.display()), errno))
+                }
+                // Closed without a word: it joined, or was killed before it ran anything, as its pidfd will tell.
+                _ => Ok(Ok(child)),
+            }
+        };
+        let all: Vec<&Part> = self.others.iter().chain([&self.home]).collect();
+        let v1: Vec<&Part> = all.iter().copied().filter(|p| p.version == 1).collect();
+        let child = if self.late { run(&all, None)? } else { run(&v1, unified)? };
+        let child = match child {
+            // An old kernel, or a sandbox that does not know the flag: the slow way in.
+            Err(e)
+                if unified.is_some() && matches!(e.raw_os_error(), Some(libc::E2BIG | libc::EINVAL | libc::ENOSYS)) =>
+            {
+                run(&all, None)?
+            }
+            child => child,
+        };
+        child.map_err(|e| unforked(step(), e))
+    }
+
+    /// In the child: all CPUs, of which the kernel leaves those of its cpuset (sched_setaffinity(2)).
+    fn widen(&self) {
+        if self.unlike {
+            let mut all = CpuSet::new();
+            let added = (0..CpuSet::count()).try_for_each(|cpu| all.set(cpu));
+            let _ = added.and_then(|()| sched_setaffinity(Pid::from_raw(0), &all));
+        }
     }
 
     /// Kills everything in the leaf and below it, and returns when all of it is dead; `timeout` if it is not by `limit`.

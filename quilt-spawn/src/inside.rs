@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, symlinkat};
 
@@ -120,9 +120,8 @@ pub(crate) fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
 
 fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
     match step {
-        Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::CgroupNamespace { .. } | Step::Clone { .. } => {
-            Err(missing())
-        }
+        Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
+        Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).map_err(os),
         Step::Net(_) => setns(have(&job.net)?, CloneFlags::CLONE_NEWNET).map_err(os),
         Step::Sysctl(what) => sysctl::write(have(&job.proc_sys)?, what),
         Step::Private => refuse_chroot()

@@ -69,21 +69,17 @@ pub enum Step {
     Empty(PathBuf),
     /// The cgroup leaf is made.
     Leaf(PathBuf),
-    /// The cgroup namespace, whose root is the container's directory in every hierarchy, and not the leaf.
-    CgroupNamespace {
-        /// The directory with the leaf.
-        cgroup: PathBuf,
-        /// `tasks` of the v1 hierarchies; of that one, if it is v1's, last.
-        tasks: Vec<PathBuf>,
-    },
     /// The child that becomes init: in new namespaces (`pid mnt uts ipc`), in the leaf.
     Clone {
         /// The namespaces that it is born in.
         namespaces: Vec<&'static str>,
-        /// `tasks` of the leaf, if that is of v1.
-        tasks: Option<PathBuf>,
+        /// `tasks` of the v1 hierarchies, the leaf's last.
+        tasks: Vec<PathBuf>,
     },
-    /// In the child, from here on. Into the pinned network namespace.
+    /// In the child, from here on: a cgroup namespace whose root is where it is in every hierarchy, which programs take for
+    /// the place of their limits (see `cgroups`).
+    CgroupNamespace,
+    /// Into the pinned network namespace.
     Net(PathBuf),
     /// A parameter of the kernel, in the container's namespaces.
     Sysctl(Sysctl),
@@ -180,12 +176,11 @@ pub fn plan(input: &Input) -> Vec<Step> {
     if want.pid.unwrap_or_default() == Pid::Private {
         namespaces.insert(0, "pid");
     }
-    let others = input.hierarchies.iter().filter(|h| h.version == 1 && Some(*h) != home);
-    let v1 = home.filter(|home| home.version == 1);
-    let tasks = others.chain(v1).map(|h| h.path.join("tasks")).collect();
-    steps.extend(home.map(|home| Step::CgroupNamespace { cgroup: home.path.clone(), tasks }));
-    steps.push(Step::Clone { namespaces, tasks: v1.map(|home| home.path.join(INIT).join("tasks")) });
+    let others = input.hierarchies.iter().filter(|h| h.version == 1 && Some(*h) != home).map(|h| h.path.join("tasks"));
+    let home = home.filter(|home| home.version == 1).map(|home| home.path.join(INIT).join("tasks"));
+    steps.push(Step::Clone { namespaces, tasks: others.chain(home).collect() });
 
+    steps.push(Step::CgroupNamespace);
     steps.extend(input.net.clone().map(Step::Net));
     steps.extend(input.sysctls.iter().cloned().map(Step::Sysctl));
     steps.push(Step::Private);
@@ -287,8 +282,8 @@ write /q/c/exit: empty
 write /q/c/log: empty
 write /q/c/log.1: empty
 mkdir /cg/unified/c/init
-unshare the cgroup namespace in the cgroup /cg/unified/c; write /cg/pids/c/tasks: 0
-clone with new pid mnt uts ipc namespaces, in the cgroup init
+clone with new pid mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0
+unshare the cgroup namespace
 setns to the network namespace /q/run/ns/c
 mount propagation / private, recursive
 open /i /q/c/upper
@@ -336,7 +331,7 @@ exec quilt-init -- make test";
         input.want = Want { pid: Some(Pid::Host), ..Want::default() };
         (input.net, input.tools) = (None, None);
         let lines: Vec<String> = plan(&input).iter().map(Step::to_string).collect();
-        assert_eq!(lines[3], "clone with new mnt uts ipc namespaces, in the cgroup init");
+        assert_eq!(lines[2], "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0");
         assert!(!lines.iter().any(|line| line.starts_with("setns") || line.contains("/q/c/log")));
         assert_eq!(lines.last().map(String::as_str), Some("exec quilt-init"));
     }

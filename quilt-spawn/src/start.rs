@@ -82,7 +82,7 @@ pub fn start(
         exit: &exit,
         log: log.as_ref(),
     };
-    let child = leaf.fork_apart(flags.bits() as u32 as u64, || {
+    let child = leaf.fork(flags.bits() as u32 as u64, || {
         // Nobody inside can be, yet; the maker is watched from the first line on.
         let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
         let _ = sys::set_dumpable(false);

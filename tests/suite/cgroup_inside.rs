@@ -3,8 +3,9 @@
 
 use std::fs;
 
-use crate::harness::World;
+use crate::harness::run::LIMIT;
 use crate::harness::teeth::{attack, everywhere};
+use crate::harness::{World, eventually};
 
 const LIMITS: &str = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; \
     cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null; \
@@ -25,49 +26,43 @@ fn the_limits_are_where_programs_look() {
     assert!(world.exec("box", &["sh", "-c", LIMITS]).starts_with("134217728\n"));
 }
 
-/// The lines of `/proc/PID/cgroup` of the hierarchies that the container is in, with their paths.
 #[test]
 fn nothing_of_the_host_is_seen() {
     let world = World::new("host");
     world.create("other", &[]);
     let record = world.create("box", &[]);
-    let leaf_in = |version| {
-        let all = record["cgroup"]["have"]["hierarchies"].as_array().unwrap();
-        all.iter().any(|h| h["version"] == version)
-    };
-    for (way, said) in everywhere_but_box(&world, "cat /proc/self/cgroup") {
-        let paths: Vec<&str> = said.lines().map(|line| line.splitn(3, ':').nth(2).unwrap()).collect();
-        let leaf = |path: &str| path == "/init" || path.starts_with("/x-");
-        assert!(paths.iter().all(|path| *path == "/" || leaf(path)), "{way}: {said}");
-        assert_eq!(paths.iter().filter(|path| leaf(path)).count(), 1, "{way}: {said}");
-        if leaf_in(2) {
-            assert!(said.lines().last().unwrap().starts_with("0::/") && leaf(paths[paths.len() - 1]), "{way}: {said}");
-        }
+    let hierarchies = record["cgroup"]["have"]["hierarchies"].as_array().unwrap();
+    // Each is at the root of its own namespace, which is where its limits are mounted.
+    for (way, said) in everywhere_in(&world, "cat /proc/self/cgroup") {
+        assert!(said.lines().all(|line| line.ends_with(":/")), "{way}: {said}");
     }
-    // The mounts show it as the root of its hierarchies: no path of the host.
+    // A neighbour inside is in a leaf beside, which is all there is to be seen of it.
+    let init = world.exec("box", &["cat", "/proc/1/cgroup"]);
+    let beside = init.lines().filter(|line| line.ends_with(":/../init")).count();
+    assert!(beside == 1 && init.lines().filter(|line| !line.ends_with(":/")).count() == 1, "{init}");
+    // The mounts show no path of the host either: the directory with the leaves is the one above.
     let mounts = world.exec("box", &["grep", " - cgroup", "/proc/self/mountinfo"]);
     let shown: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(shown.len(), record["cgroup"]["have"]["hierarchies"].as_array().unwrap().len());
-    for words in shown {
-        assert_eq!((words[3], &words[5][..27]), ("/", "ro,nosuid,nodev,noexec,rela"), "{words:?}");
+    assert_eq!(shown.len(), hierarchies.len());
+    for words in &shown {
+        assert!(words[5].starts_with("ro,nosuid,nodev,noexec"), "{words:?}");
     }
+    assert_eq!(shown.iter().filter(|words| words[3] == "/..").count(), 1, "{mounts}");
+    assert_eq!(shown.iter().filter(|words| words[3] == "/").count(), shown.len() - 1, "{mounts}");
     let dirs = world.exec("box", &["find", "/sys/fs/cgroup", "-mindepth", "1", "-type", "d", "-name", "*[!a-z,]*"]);
     assert!(dirs.lines().all(|dir| dir.rsplit('/').next().unwrap().starts_with("x-")), "{dirs}");
     let found = world.exec("box", &["find", "/sys/fs/cgroup", "-name", "release_agent", "-o", "-name", "*other*"]);
     assert_eq!(found, "");
-    // From outside the processes are where the record says.
-    let init = fs::read_to_string(format!("/proc/{}/cgroup", world.init("box"))).unwrap();
-    let inside = world.exec("box", &["cat", "/proc/1/cgroup"]);
-    let strip = |text: &str| text.lines().map(|line| line.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>();
-    let (outer, inner) = (strip(&init), strip(&inside));
-    assert!(outer.iter().zip(&inner).all(|(outer, inner)| inner.is_empty() || outer == inner), "{init}{inside}");
 }
 
-/// In a container of another name, as `box` is that of the way by which commands get in.
-fn everywhere_but_box(world: &World, line: &str) -> Vec<(&'static str, String)> {
+/// What a line of shell prints when it is run by exec, and when it is part of the container's own command.
+fn everywhere_in(world: &World, line: &str) -> Vec<(&'static str, String)> {
     let exec = world.exec("box", &["sh", "-c", line]);
-    let init = world.exec("box", &["sh", "-c", &line.replace("self", "1")]);
-    vec![("exec", exec), ("init", init)]
+    let command = format!("{line} >/.said; mv /.said /said; exec sleep 1000");
+    world.create("command", &["--", "sh", "-c", &command]);
+    let said = world.root.join("containers/command/upper/said");
+    assert!(eventually(LIMIT, || said.exists()));
+    vec![("exec", exec), ("command", fs::read_to_string(said).unwrap())]
 }
 
 /// Fails if root inside can lift a limit of its own, have a program of the host's run by `release_agent`, or make cgroups.

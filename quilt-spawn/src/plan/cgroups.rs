@@ -1,6 +1,11 @@
 //! What the container sees of its cgroups: its own directory of every hierarchy, at the places that programs know
 //! (cgroups(7)), and nothing above or beside it. Read-only, as what is written there are limits.
 //!
+//! Programs look for limits in the directory that the mount and the path in `/proc/self/cgroup` come to, most of them in no
+//! other (Go's runtime, Node's, Java's before 24). The limits are in the container's directory, its processes on v2 in a leaf
+//! below; so that path must be `/` nevertheless. Therefore every command has a cgroup namespace with its leaf as the root,
+//! and the mount shows the directory above: `/..` in `/proc/self/mountinfo`, which nobody heeds.
+//!
 //! They are clones of the host's mounts and not new ones: the container's root may have no rights over a new one, v1 lets
 //! nobody mount what is not mounted just so already, and a clone of a directory ends at that directory.
 

@@ -16,14 +16,11 @@ impl fmt::Display for Step {
             Step::Tools(tools, target) => write!(f, "bind {} on {} (ro,nosuid)", tools.display(), target.display()),
             Step::Empty(path) => write!(f, "write {}: empty", path.display()),
             Step::Leaf(dir) => write!(f, "mkdir {}", dir.display()),
-            Step::CgroupNamespace { cgroup, tasks } => {
-                write!(f, "unshare the cgroup namespace in the cgroup {}", cgroup.display())?;
-                tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
-            }
             Step::Clone { namespaces, tasks } => {
                 write!(f, "clone with new {} namespaces, in the cgroup {INIT}", namespaces.join(" "))?;
                 tasks.iter().try_for_each(|path| write!(f, "; write {}: 0", path.display()))
             }
+            Step::CgroupNamespace => f.write_str("unshare the cgroup namespace"),
             Step::Net(pin) => write!(f, "setns to the network namespace {}", pin.display()),
             Step::Sysctl(sysctl) => write!(f, "write /proc/sys/{}: {}", sysctl.file().display(), sysctl.value),
             Step::Private => f.write_str("mount propagation / private, recursive"),
