@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, major, makedev, minor, mknod};
 use serde_json::{Value, json};
@@ -179,4 +180,43 @@ fn a_privileged_container_has_all_devices() {
     let (major, minor) = numbers(device());
     let line = format!("mknod /dev/own c {major} {minor} && : </dev/own && echo opened");
     assert_eq!(world.exec("box", &["sh", "-c", &line]).trim(), "opened");
+}
+
+/// A cgroup of the test's own above the container's, in every hierarchy of v1 and in the v2 tree.
+struct Above(String, Vec<PathBuf>);
+
+impl Drop for Above {
+    fn drop(&mut self) {
+        self.1.iter().for_each(|dir| drop(fs::remove_dir(dir)));
+    }
+}
+
+#[test]
+fn a_cgroup_above_that_allows_less_is_heeded_and_said() {
+    let world = World::new("above");
+    let probe = world.create("probe", &[]);
+    let all = probe["cgroup"]["have"]["hierarchies"].as_array().unwrap();
+    let Some(v1) = all.iter().find(|h| h["controllers"] == "devices") else {
+        return crate::harness::skip("devices::a_cgroup_above_…", "on v2 the programs above speak for themselves");
+    };
+    let path = format!("/a-quilt-test-{}-devices", std::process::id());
+    let root = |h: &Value| Path::new(h["path"].as_str().unwrap()).ancestors().nth(2).unwrap().join(&path[1..]);
+    let above = Above(path.clone(), all.iter().map(root).collect());
+    let own = root(v1);
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("devices.deny"), "a").unwrap();
+    for rule in ["c *:* m", "b *:* m", "c 1:3 rw", "c 1:5 rw", "c 1:8 rw", "c 1:9 rw", "c 5:* rw", "c 136:* rw"] {
+        fs::write(own.join("devices.allow"), rule).unwrap();
+    }
+    let record = world.create("box", &["--cgroup-parent", &above.0]);
+    let note = "without some of everybody's devices, as the cgroup above does not allow them: c 1:7 rwm";
+    assert_eq!(record["cgroup"]["have"]["notes"], json!([note]));
+    assert_eq!(world.exec("box", &["sh", "-c", &rights("/dev/full")]), "");
+    assert_eq!(world.exec("box", &["sh", "-c", &rights("/dev/zero")]), "read\nwrite\n");
+    let image = images::busybox().display().to_string();
+    let device = device();
+    let out = world.quilt(&["create", &image, "--name", "more", "--cgroup-parent", &above.0, "--device", device]);
+    out.failed("quilt-cgroup", "denied");
+    assert!(out.stderr.contains("the cgroup above does not allow it"), "{out:?}");
+    world.quilt(&["rm", "-f", "box"]).ok();
 }

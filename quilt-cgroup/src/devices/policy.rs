@@ -105,8 +105,11 @@ impl Policy {
         for (at, rule) in self.rules.iter().enumerate() {
             match file.write(rule.to_string().as_bytes()) {
                 Ok(_) => {}
-                // The cgroup above must allow it too.
-                Err(e) if e.kind() == ErrorKind::PermissionDenied && at < EVERYBODYS.len() => refused.push(*rule),
+                // The cgroup above must allow it too. Its node can be there all the same.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied && at < EVERYBODYS.len() => {
+                    let _ = file.write(Rule { access: Access::MKNOD, ..*rule }.to_string().as_bytes());
+                    refused.push(*rule);
+                }
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                     let message = "the cgroup above does not allow it (its devices.list)";
                     return Err(Error { message: message.to_owned(), ..Error::os(step(rule), e) });
