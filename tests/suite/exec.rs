@@ -102,10 +102,14 @@ fn environment_directory_and_user() {
 fn where_the_command_is() {
     let world = world();
     let init = world.init("box");
-    let spaces = "cgroup ipc mnt net pid uts";
+    let spaces = "ipc mnt net pid uts";
     let seen = world.exec("box", &["sh", "-c", &format!("cd /proc/self/ns; for n in {spaces}; do readlink $n; done")]);
     let link = |n: &str| std::fs::read_link(format!("/proc/{init}/ns/{n}")).unwrap().display().to_string();
     assert_eq!(seen.lines().map(str::to_owned).collect::<Vec<_>>(), spaces.split(' ').map(link).collect::<Vec<_>>());
+    // A cgroup namespace of its own, as it is in a leaf of its own: where programs look for limits is its root.
+    let own = world.exec("box", &["readlink", "/proc/self/ns/cgroup"]);
+    let host = std::fs::read_link("/proc/self/ns/cgroup").unwrap().display().to_string();
+    assert!(![link("cgroup"), host].contains(&own.trim().to_owned()), "{own}");
     let status = world.exec("box", &["grep", "-E", "^(Cap|NoNewPrivs|Groups|Sig(Blk|Ign))", "/proc/self/status"]);
     // podman's eleven: 0,1,3,4,5,6,7,8,10,18,31.
     let caps: u64 = [0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31].iter().map(|bit| 1u64 << bit).sum();
