@@ -103,13 +103,10 @@ impl Policy {
         let mut file: File = open(&allow).map_err(|e| Error::os(format!("open {}", allow.display()), e))?;
         let mut refused = Vec::new();
         for (at, rule) in self.rules.iter().enumerate() {
-            match file.write(rule.to_string().as_bytes()) {
-                Ok(_) => {}
-                // The cgroup above must allow it too. Its node can be there all the same.
-                Err(e) if e.kind() == ErrorKind::PermissionDenied && at < EVERYBODYS.len() => {
-                    let _ = file.write(Rule { access: Access::MKNOD, ..*rule }.to_string().as_bytes());
-                    refused.push(*rule);
-                }
+            match allow_one(&mut file, *rule) {
+                Ok(()) => {}
+                // The cgroup above must allow it too.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied && at < EVERYBODYS.len() => refused.push(*rule),
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                     let message = "the cgroup above does not allow it (its devices.list)";
                     return Err(Error { message: message.to_owned(), ..Error::os(step(rule), e) });
@@ -139,6 +136,20 @@ impl fmt::Display for Policy {
                 write!(f, "attach a device program to {}: {}", dir.display(), rules.join(", "))
             }
         }
+    }
+}
+
+/// What the cgroup above allows by two rules, it allows a cgroup below by no less than two.
+fn allow_one(file: &mut File, rule: Rule) -> io::Result<()> {
+    let mut allow = |access| file.write_all(Rule { access, ..rule }.to_string().as_bytes());
+    match allow(rule.access) {
+        Err(e) if e.kind() == ErrorKind::PermissionDenied && rule.access.has(Access::MKNOD) => {
+            // For the node to be there, be it for nothing.
+            let made = allow(Access::MKNOD);
+            let rest = Access(rule.access.0 & !Access::MKNOD.0);
+            if rest.0 == 0 { made } else { allow(rest).and(made) }
+        }
+        allowed => allowed,
     }
 }
 
