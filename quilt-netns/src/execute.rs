@@ -12,9 +12,14 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use quilt_record::{Code, Error, Instance, Step as _, signals};
 
+use crate::check::notes;
+use crate::interface::{Interface, route_interface};
 use crate::message::{ETH, Message, Names};
-use crate::netlink::{Answers, Interface, Netlink, Refusal, route_interface};
-use crate::plan::{IP_FORWARD, Step, label};
+use crate::namespace::{Namespace, Visit};
+use crate::netlink::{Answers, Netlink, Refusal};
+use crate::plan::IP_FORWARD;
+use crate::shared::Label;
+use crate::step::Step;
 use crate::subnet::{Mac, Shard, Subnet};
 use crate::{nft, pin, userns};
 
@@ -80,36 +85,6 @@ fn sysctl(path: &str, value: &str) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-/// The thread is in the container's network namespace; it goes back when this goes, if it did not before.
-struct Visit {
-    home: Option<OwnedFd>,
-}
-
-impl Visit {
-    fn own() -> Result<OwnedFd, Error> {
-        File::open("/proc/thread-self/ns/net").map(OwnedFd::from).step(|| "open the network namespace")
-    }
-
-    fn end(mut self) -> Result<(), Error> {
-        let Some(home) = self.home.take() else { return Ok(()) };
-        setns(home, CloneFlags::CLONE_NEWNET).step(|| Step::Return.to_string())
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        // Only after an error, which is what the caller reports.
-        let _ = self.home.take().map(|home| setns(home, CloneFlags::CLONE_NEWNET));
-    }
-}
-
-/// The container's network namespace, once it is made.
-struct Namespace {
-    net: OwnedFd,
-    user: Option<OwnedFd>,
-    socket: Netlink,
-}
-
 /// What carries out a plan.
 pub(crate) struct Machine<'a> {
     instance: &'a Instance,
@@ -119,6 +94,12 @@ pub(crate) struct Machine<'a> {
     namespace: Option<Namespace>,
     visit: Option<Visit>,
     indices: Vec<(String, u32)>,
+    /// Whether the firewall looks at frames.
+    pinned: bool,
+    /// What could not be done on this host, as far as it was looked at.
+    notes: Vec<String>,
+    /// What was not there before, of that which may have been; for who asks.
+    pub made: Option<Vec<String>>,
 }
 
 impl<'a> Machine<'a> {
@@ -131,18 +112,46 @@ impl<'a> Machine<'a> {
             namespace: None,
             visit: None,
             indices: vec![("lo".to_owned(), 1)],
+            pinned: nft::wants_pinned(),
+            notes: Vec::new(),
+            made: None,
         })
     }
 
-    /// Looks whether the piece's bridge is there with all that goes with it.
-    pub fn look(&mut self, shard: Shard) -> Result<bool, Error> {
+    /// One whose container has its network namespace already.
+    pub fn in_namespace(instance: &'a Instance, subnet: Subnet, net: OwnedFd) -> Result<Machine<'a>, Error> {
+        let mut machine = Machine::new(instance, subnet)?;
+        let visit = Visit { home: Some(Visit::own()?) };
+        setns(&net, CloneFlags::CLONE_NEWNET).step(|| "enter the container's network namespace")?;
+        machine.arrived(net, None)?;
+        visit.end().map(|()| machine)
+    }
+
+    /// Whether the firewall looks at frames, as far as is known by now.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// What could not be done on this host and is no failure.
+    pub fn notes(self) -> Vec<String> {
+        let known = || notes(self.instance, self.pinned, false).unwrap_or_default();
+        if self.notes.is_empty() { known() } else { self.notes }
+    }
+
+    /// The socket on the host's side.
+    pub fn host_socket(&mut self) -> &mut Netlink {
+        &mut self.host
+    }
+
+    /// Looks whether the piece's bridge is there with all that goes with it; its label says how ready.
+    pub fn look(&mut self, shard: Shard) -> Result<Option<Label>, Error> {
         self.shard = Some(shard);
         let name = shard.bridge(self.instance);
-        let Some(found) = find(&mut self.host, &name)? else { return Ok(false) };
+        let Some(found) = find(&mut self.host, &name)? else { return Ok(None) };
         check_bridge(&found, shard)?;
-        let ready = found.alias == label(shard);
         self.indices.push((name, found.index));
-        Ok(ready)
+        let up = found.flags & libc::IFF_UP as u32 != 0 && found.group == nft::BRIDGES;
+        Ok(Label::read(&found.alias, shard).filter(|_| up).inspect(|label| self.pinned = label.pinned))
     }
 
     /// Carries out the plan.
@@ -157,8 +166,26 @@ impl<'a> Machine<'a> {
     fn step(&mut self, step: &Step) -> Result<(), Error> {
         let text = || step.to_string();
         match step {
-            Step::Lease { .. } | Step::Look(_) => Ok(()),
+            Step::Lease { .. } | Step::Look(_) | Step::LookFirewall(_) => Ok(()),
+            Step::Tables(_) => {
+                let ensured = nft::ensure(self.instance, self.subnet)?;
+                self.pinned = ensured.pinned;
+                if ensured.changed {
+                    let first = format!("NFT_MSG_NEWTABLE {}", self.instance.name());
+                    self.made.iter_mut().for_each(|made| made.push(first.clone()));
+                }
+                Ok(())
+            }
             Step::Nft(messages) => nft::send(messages),
+            Step::Notes(_) => {
+                // Not to be able to look is no failure of what is made.
+                self.notes = notes(self.instance, self.pinned, true).unwrap_or_default();
+                Ok(())
+            }
+            Step::Label { name, shard } => {
+                let label = Label { shard: *shard, pinned: self.pinned }.to_string();
+                self.host(&[Message::Label { name: name.clone(), label }])
+            }
             Step::Forward => {
                 sysctl(IP_FORWARD, "1").step(text)?;
                 let note = "quilt-netns: switched on net.ipv4.ip_forward for containers' traffic to the outside";
@@ -166,6 +193,11 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             Step::Host(messages) => self.host(messages),
+            Step::Attach(place) => match place.attach().iter().try_for_each(|messages| self.host(messages)) {
+                // It went meanwhile, with its container.
+                Err(e) if matches!(e.errno, Some(libc::ENODEV | libc::EINVAL)) => Ok(()),
+                done => done,
+            },
             Step::MountPins(_) => pin::mount_dir(self.instance),
             Step::Unshare => {
                 let home = Visit::own()?;
@@ -233,6 +265,13 @@ impl<'a> Machine<'a> {
             if let (Some(Message::GetLink { name }), Some(found)) = (messages.get(*index), Interface::read(payload)) {
                 self.learn(name, &found)?;
             }
+        }
+        if let Some(made) = &mut self.made {
+            use Message::{BridgeRoute, NewAddress, NewBridge};
+            let may_be = |m: &Message| matches!(m, NewBridge { .. } | NewAddress { .. } | BridgeRoute { .. });
+            let refused = |index: usize| answers.refused.iter().any(|r| r.index == index);
+            let news = messages.iter().enumerate().filter(|(index, message)| may_be(message) && !refused(*index));
+            made.extend(news.map(|(_, message)| message.to_string()));
         }
         for refusal in &answers.refused {
             if let Some(Message::BridgeRoute { name, shard, .. }) = messages.get(refusal.index) {

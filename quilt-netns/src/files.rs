@@ -17,11 +17,36 @@ pub(crate) struct Place<'a> {
     pub gateway: Option<Ipv4Addr>,
 }
 
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The container's `/etc/resolv.conf`.
+pub(crate) fn resolv_conf(want: &Want) -> String {
+    resolv(want, &read(RESOLV), || read(UPSTREAM))
+}
+
+/// The name servers in a container's `/etc/resolv.conf`, as far as there is a way to them.
+pub(crate) fn servers(resolv: &str) -> Vec<Ipv4Addr> {
+    let mut all = Vec::new();
+    for server in resolv.lines().filter_map(server) {
+        match server {
+            IpAddr::V4(address) if reachable(server) && !all.contains(&address) => all.push(address),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The same of a container's files.
+pub(crate) fn servers_in(files: &[(String, String)]) -> Vec<Ipv4Addr> {
+    files.iter().find(|(path, _)| path == RESOLV).map(|(_, text)| servers(text)).unwrap_or_default()
+}
+
 /// The files: absolute path and content.
-pub(crate) fn all(want: &Want, place: &Place<'_>) -> Vec<(String, String)> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+pub(crate) fn all(want: &Want, place: &Place<'_>, resolv: String) -> Vec<(String, String)> {
     vec![
-        (RESOLV.to_owned(), resolv(want, &read(RESOLV), || read(UPSTREAM))),
+        (RESOLV.to_owned(), resolv),
         ("/etc/hosts".to_owned(), hosts(want, place, || read("/etc/hosts"))),
         ("/etc/hostname".to_owned(), format!("{}\n", place.hostname)),
     ]

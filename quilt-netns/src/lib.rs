@@ -16,13 +16,17 @@ use serde::Deserialize;
 use quilt_record::have::{Link, Netns};
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step as _};
+use quilt_record::{Claim, Code, Container, Error, Id, Instance};
 
+mod check;
 mod execute;
 mod files;
+mod interface;
 pub mod lease;
+mod legacy;
 #[allow(missing_docs)] // Its fields are the arguments of the messages that the variants name.
 pub mod message;
+mod namespace;
 mod netlink;
 #[allow(missing_docs)] // Likewise.
 pub mod nft;
@@ -30,21 +34,29 @@ pub mod pin;
 #[allow(missing_docs)] // Likewise.
 pub mod plan;
 mod remove;
+mod repair;
+mod shared;
+#[allow(missing_docs)] // Likewise.
+pub mod step;
 pub mod subnet;
 mod traffic;
 mod userns;
 mod want;
 
+pub use check::Verdict;
 pub use lease::{reclaim, release};
 pub use pin::unpin;
 pub use remove::{LinkWatch, Retired, delete_link, leases, retire_link, teardown, undo, watch_link};
+pub use repair::{Repaired, repair_container, repair_shared};
 pub use subnet::Subnet;
 pub use traffic::{Traffic, traffic};
 pub use want::{IdMap, Network, Want};
 
 use execute::Machine;
 use message::ETH;
-use plan::{Facts, IP_FORWARD, Lease, Step};
+use plan::{Facts, Lease};
+use shared::Place;
+use step::Step;
 use subnet::Mac;
 
 /// The stage.
@@ -94,14 +106,18 @@ pub fn create(
     want.check()?;
     let hostname = want.hostname(id)?;
     if want.network() == Network::Host {
-        return Ok(have(instance, id, want, hostname, None));
+        return Ok(have(instance, id, want, hostname, None, files::resolv_conf(want), Vec::new()));
     }
+    let resolv = files::resolv_conf(want);
+    let servers = files::servers(&resolv);
     let mut from = 0;
     loop {
-        let mut planner = Planner { instance, id, claim, want, previous, from, dry: false };
+        let mut planner = Planner { instance, id, claim, want, previous, servers: &servers, from, dry: false };
         let (mut machine, facts) = planner.facts()?;
         match machine.run(&plan::plan(instance, id, want, &facts)) {
-            Ok(()) => return Ok(have(instance, id, want, hostname, Some(&facts))),
+            Ok(()) => {
+                return Ok(have(instance, id, want, hostname, Some(&facts), resolv, machine.notes()));
+            }
             // The bridge has no port left (others may have added some): the next one.
             Err(e) if e.errno == Some(libc::EXFULL) && want.ip.is_none() => {
                 let Some(lease) = &facts.lease else { return Err(e) };
@@ -129,7 +145,9 @@ pub fn dry_run(
     if want.network() == Network::Host {
         return Ok(Vec::new());
     }
-    let (_, facts) = Planner { instance, id, claim, want, previous, from: 0, dry: true }.facts()?;
+    let servers = files::servers(&files::resolv_conf(want));
+    let mut planner = Planner { instance, id, claim, want, previous, servers: &servers, from: 0, dry: true };
+    let (_, facts) = planner.facts()?;
     Ok(plan::plan(instance, id, want, &facts).iter().flat_map(Step::lines).collect())
 }
 
@@ -140,6 +158,7 @@ struct Planner<'a> {
     claim: Claim,
     want: &'a Want,
     previous: Option<Ipv4Addr>,
+    servers: &'a [Ipv4Addr],
     from: u32,
     dry: bool,
 }
@@ -152,15 +171,33 @@ impl<'a> Planner<'a> {
             subnet,
             lease: None,
             bridge_ready: false,
+            looked: Vec::new(),
+            strays: Vec::new(),
+            servers: self.servers.to_vec(),
             forwards: true,
             pins_mounted: pin::is_mounted(self.instance),
         };
         if self.want.network() == Network::Bridge {
             let lease = self.lease(subnet)?;
-            facts.bridge_ready = machine.look(lease.shard)?;
+            let bridge = lease.shard.bridge(self.instance);
+            facts.looked.push(Step::Look(message::Message::GetLink { name: bridge.clone() }));
+            if let Some(label) = machine.look(lease.shard)? {
+                if self.dry {
+                    let asked = nft::questions(self.instance, subnet, label.pinned, self.servers);
+                    facts.looked.push(Step::LookFirewall(asked));
+                }
+                let found = nft::look(self.instance, subnet, label.pinned, self.servers)?;
+                facts.bridge_ready = found.missing.is_empty();
+                facts.servers = found.unknown;
+            }
             if !facts.bridge_ready {
-                let text = std::fs::read_to_string(IP_FORWARD).step(|| format!("read {IP_FORWARD}"))?;
-                facts.forwards = text.trim() != "0";
+                facts.forwards = shared::forwards()?;
+                let places = Place::all(self.instance)?;
+                facts.servers =
+                    self.servers.iter().copied().chain(places.iter().flat_map(|p| p.servers.clone())).collect();
+                facts.servers.sort();
+                facts.servers.dedup();
+                facts.strays = shared::strays(machine.host_socket(), places, &bridge, &mut facts.looked)?;
             }
             facts.lease = Some(lease);
         }
@@ -189,7 +226,15 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn have(instance: &Instance, id: &Id, want: &Want, hostname: String, facts: Option<&Facts>) -> Netns {
+fn have(
+    instance: &Instance,
+    id: &Id,
+    want: &Want,
+    hostname: String,
+    facts: Option<&Facts>,
+    resolv: String,
+    notes: Vec<String>,
+) -> Netns {
     let link = facts.and_then(|facts| {
         let lease = facts.lease.as_ref()?;
         Some(Link {
@@ -207,7 +252,7 @@ fn have(instance: &Instance, id: &Id, want: &Want, hostname: String, facts: Opti
         address: link.as_ref().map(|l| l.address),
         gateway: link.as_ref().map(|l| l.gateway),
     };
-    let files = files::all(want, &place);
+    let files = files::all(want, &place, resolv);
     Netns {
         boot: boot_id().to_owned(),
         network: want.network().as_str().to_owned(),
@@ -216,5 +261,6 @@ fn have(instance: &Instance, id: &Id, want: &Want, hostname: String, facts: Opti
         link,
         hostname,
         files,
+        notes,
     }
 }

@@ -192,7 +192,7 @@ fn messages(buffer: &[u8]) -> impl Iterator<Item = Raw<'_>> {
     })
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
@@ -200,7 +200,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_ne_bytes)
 }
 
@@ -209,7 +209,7 @@ fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
 }
 
 /// The value of the first attribute of that type.
-fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     /// The upper two bits are flags (`NLA_TYPE_MASK`, linux/netlink.h).
     const TYPE: u16 = 0x3fff;
     let mut rest = attributes;
@@ -222,72 +222,12 @@ fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-fn string(bytes: &[u8]) -> String {
+pub(crate) fn string(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
 }
 
-/// What Quilt wants to know of an interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interface {
-    /// AF_UNSPEC, or AF_BRIDGE where a bridge speaks of its port.
-    pub family: u8,
-    /// Its index.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// `bridge`, `veth`, …; empty for a device of hardware.
-    pub kind: String,
-    /// Its MAC address.
-    pub mac: Vec<u8>,
-    /// Its alias.
-    pub alias: String,
-    /// The index of the other end of a pair, in that end's namespace; 0 if there is none.
-    pub peer: u32,
-}
-
-impl Interface {
-    /// Reads a `struct ifinfomsg` with its attributes (rtnetlink(7)).
-    pub fn read(payload: &[u8]) -> Option<Interface> {
-        const IFINFOMSG: usize = 16;
-        const IFLA_ADDRESS: u16 = 1;
-        const IFLA_IFNAME: u16 = 3;
-        const IFLA_LINK: u16 = 5;
-        const IFLA_LINKINFO: u16 = 18;
-        const IFLA_IFALIAS: u16 = 20;
-        const IFLA_INFO_KIND: u16 = 1;
-        let attributes = payload.get(IFINFOMSG..)?;
-        let text = |kind| attribute(attributes, kind).map(string).unwrap_or_default();
-        Some(Interface {
-            family: payload[0],
-            index: u32_at(payload, 4)?,
-            name: text(IFLA_IFNAME),
-            kind: attribute(attributes, IFLA_LINKINFO)
-                .and_then(|info| attribute(info, IFLA_INFO_KIND))
-                .map(string)
-                .unwrap_or_default(),
-            mac: attribute(attributes, IFLA_ADDRESS).unwrap_or_default().to_vec(),
-            alias: text(IFLA_IFALIAS),
-            peer: attribute(attributes, IFLA_LINK).and_then(|v| u32_at(v, 0)).unwrap_or(0),
-        })
-    }
-}
-
-/// The first counters of an interface's `IFLA_STATS64`, in the order of `struct rtnl_link_stats64` (linux/if_link.h):
-/// packets received and sent, bytes received and sent, errors likewise, dropped likewise.
-pub fn statistics(payload: &[u8]) -> Option<[u64; 8]> {
-    const IFINFOMSG: usize = 16;
-    const IFLA_STATS64: u16 = 23;
-    let counters = attribute(payload.get(IFINFOMSG..)?, IFLA_STATS64)?;
-    let mut found = [0; 8];
-    for (at, counter) in found.iter_mut().enumerate() {
-        *counter = array(counters, 8 * at).map(u64::from_ne_bytes)?;
-    }
-    Some(found)
-}
-
-/// The interface that a route leaves by: reads a `struct rtmsg` with its attributes.
-pub fn route_interface(payload: &[u8]) -> Option<u32> {
-    const RTMSG: usize = 12;
-    const RTA_OIF: u16 = 4;
-    attribute(payload.get(RTMSG..)?, RTA_OIF).and_then(|v| u32_at(v, 0))
+/// The number in network order that is the value of an attribute, as netfilter has them; `header` is how much stands before
+/// the attributes.
+pub fn attribute_u32_be(payload: &[u8], header: usize, kind: u16) -> Option<u32> {
+    attribute(payload.get(header..)?, kind).and_then(|v| array(v, 0)).map(u32::from_be_bytes)
 }

@@ -11,8 +11,9 @@ use quilt_record::process::poll_timeout;
 use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step};
 
 use crate::execute::{find, host_socket, is_bridge, send};
+use crate::interface::Interface;
 use crate::message::{Message, Names};
-use crate::netlink::{Interface, Netlink};
+use crate::netlink::Netlink;
 use crate::subnet::Subnet;
 use crate::{lease, nft, pin};
 
@@ -107,7 +108,7 @@ impl LinkWatch {
     }
 }
 
-/// Removes what containers share: bridges, nftables table, directory of pins, leases, the subnet. Refuses while there
+/// Removes what containers share: bridges, nftables tables, directory of pins, leases, the subnet. Refuses while there
 /// are containers. The host's ip_forward stays as it is: others may have come to rely on it.
 pub fn teardown(instance: &Instance) -> Result<(), Error> {
     if let Some(id) = Container::list(instance)?.first() {
@@ -122,14 +123,16 @@ pub fn teardown(instance: &Instance) -> Result<(), Error> {
             send(&mut socket, &[Message::DelLink { name }], &Names { indices: &[], netns: None })?;
         }
     }
-    match nft::send(&[nft::Message::DelTable { table: instance.name() }]) {
-        Err(e) if e.code != Code::Unsupported => return Err(e),
-        _ => {}
+    for table in nft::removal(instance) {
+        match nft::send(&[table]) {
+            Err(e) if e.code != Code::Unsupported => return Err(e),
+            _ => {}
+        }
     }
     pin::unmount_dir(instance)?;
     lease::reclaim(instance)?;
     let _ = std::fs::remove_dir(lease::dir(instance));
-    for lock in ["leases.lock", "ns.lock"] {
+    for lock in ["leases.lock", "net.lock", "ns.lock"] {
         let _ = std::fs::remove_file(instance.run().join(lock));
     }
     Subnet::forget(instance)

@@ -38,6 +38,11 @@ pub struct Shard {
     pub prefix: u8,
 }
 
+/// A prefix length as a mask.
+pub(crate) fn mask_of(prefix: u8) -> Ipv4Addr {
+    Ipv4Addr::from(mask(prefix))
+}
+
 fn mask(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
@@ -55,7 +60,7 @@ impl Subnet {
 
     /// The prefix as a mask.
     pub fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from(mask(self.prefix))
+        mask_of(self.prefix)
     }
 
     /// The gateway of every container: the first address after the network's own. Every bridge has it.

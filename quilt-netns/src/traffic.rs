@@ -6,7 +6,8 @@ use rtnetlink::LinkUnspec;
 use serde::Serialize;
 
 use crate::execute::host_socket;
-use crate::netlink::{Request, statistics};
+use crate::interface::statistics;
+use crate::netlink::Request;
 
 /// What went over a container's interface, as the container sees it: received is what came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -49,10 +49,13 @@ pub struct Netns {
     pub hostname: String,
     /// Files that the container's root gets before it starts: absolute path and content.
     pub files: Vec<(String, String)>,
+    /// What could not be done on this host and is no failure, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
 }
 
 /// A container's place on the bridge.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The interface inside: `eth0`.
     pub name: String,

@@ -701,6 +701,17 @@ pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     owned(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) }.into())
 }
 
+/// An option of IPv4 (`SOL_IP`, getsockopt(2)): `buffer` holds the question, and then the answer, whose length comes back.
+pub fn ip_option(socket: BorrowedFd<'_>, option: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = buffer.len() as libc::socklen_t;
+    // SAFETY: the kernel reads and writes no more than the buffer's length.
+    let r = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_IP, option, buffer.as_mut_ptr().cast(), &raw mut length)
+    };
+    check(r.into())?;
+    Ok(length as usize)
+}
+
 /// Takes over a descriptor that this process was started with, by the number that it was told; close-on-exec from here
 /// on. The standard streams are refused. Whoever was told a number asks once for it.
 pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
