@@ -32,6 +32,7 @@ programs! {
     netns "quilt-netns" "../../quilt-netns/src/main.rs"
     pause "quilt-pause" "../../quilt-ops/src/bin/quilt-pause.rs"
     probe "quilt-probe" "../../quilt-probe/src/main.rs"
+    repair "quilt-repair" "../../quilt-ops/src/bin/quilt-repair.rs"
     rm "quilt-rm" "../../quilt-ops/src/bin/quilt-rm.rs"
     run "quilt-run" "../../quilt-exec/src/bin/quilt-run.rs"
     spawn "quilt-spawn" "../../quilt-spawn/src/main.rs"

@@ -1,5 +1,5 @@
 //! The operator's verbs, one small program each: rm, stop, kill, pause, unpause, update, ls, inspect, stats, top, wait, logs,
-//! gc, version, help. What they share is here; a program in `bin/` parses, calls, reports.
+//! gc, repair, version, help. What they share is here; a program in `bin/` parses, calls, reports.
 //!
 //! Nothing here creates. What it takes back it finds by name, in the directories and in the kernel, and asks the record
 //! only for what makes it faster: so it works on a record that is half written or not readable at all.
@@ -18,6 +18,7 @@ pub mod output;
 pub mod pause;
 pub mod purge;
 pub mod remove;
+pub mod repair;
 pub mod rest;
 pub mod state;
 pub mod stats;

@@ -25,6 +25,7 @@ quilt: verified-ready Linux containers in milliseconds, without a daemon
   quilt top NAME               its processes
 
   quilt gc [--dry-run]         clear away what killed commands have left
+  quilt repair [NAME...]       make the network whole again after a flushed firewall or a deleted bridge
   quilt version                the version, as JSON
   quilt help VERB              the options of a verb
 
