@@ -89,12 +89,11 @@ fn rest(
     check: Option<&[String]>,
     entered: &mut Option<Entered>,
 ) -> Result<(), Error> {
-    let record = context.record;
-    if report.phase("network", |evidence| network::look(record, target, watch, evidence))?.is_none() {
+    if report.phase("network", |evidence| network::look(context, target, watch, evidence))?.is_none() {
         return Ok(());
     }
     if context.want.security
-        && report.phase("security", |evidence| security::look(record, target, watch, evidence))?.is_none()
+        && report.phase("security", |evidence| security::look(context.record, target, watch, evidence))?.is_none()
     {
         return Ok(());
     }

@@ -1,4 +1,8 @@
-//! The network phase: the interface is up, has its address and a default route, and the gateway answers.
+//! The network phase: the host's side is whole, the interface is up, has its address and a default route, and the gateway
+//! answers.
+//!
+//! The host's side (bridge, port, firewall, forwarding) is what others may take away while the container runs. A create has
+//! just looked at it, so the probe at its end does not, unless something is wrong.
 //!
 //! It is looked at from outside: the sockets belong to the container's network namespace, the process does not. Whether
 //! the gateway answers is told by ARP: one byte goes to its discard port, which makes the container's kernel ask for the
@@ -11,9 +15,12 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use quilt_exec::Target;
+use quilt_netns::Verdict;
 use quilt_record::have::{Link, Netns};
-use quilt_record::{Error, Record, Step};
+use quilt_record::stage::{Context, in_pipeline};
+use quilt_record::{Error, Step};
 
+use crate::Want;
 use crate::entered::seconds;
 use crate::netlink::{Answer, Netlink};
 use crate::report::Evidence;
@@ -29,14 +36,48 @@ const DISCARD: u16 = 9;
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// Looks at the network that was asked for.
-pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence: &mut Evidence) -> Result<(), Stop> {
-    let deadline = watch.deadline(LIMIT);
-    let Some(have) = record.have::<Netns>("netns")? else { return Err(no("the container has no network")) };
+pub(crate) fn look(
+    context: &Context<'_, Want>,
+    target: &Target,
+    watch: &Watch<'_>,
+    evidence: &mut Evidence,
+) -> Result<(), Stop> {
+    let Some(have) = context.record.have::<Netns>("netns")? else { return Err(no("the container has no network")) };
     evidence.note("network", &have.network);
     if !target.spawn.namespaces.iter().any(|(name, _)| name == "net") {
         evidence.note("skipped", "the host's network is not ours to judge");
         return Ok(());
     }
+    if !in_pipeline() {
+        host_side(context, &have, evidence)?;
+    }
+    match inside(&have, target, watch, evidence) {
+        Err(Stop::Failed(error)) if in_pipeline() => {
+            host_side(context, &have, evidence)?;
+            Err(Stop::Failed(error))
+        }
+        looked => looked,
+    }
+}
+
+/// Looks at what others may have flushed, deleted or switched off since the container was made.
+fn host_side(context: &Context<'_, Want>, have: &Netns, evidence: &mut Evidence) -> Result<(), Stop> {
+    let Verdict { missing, notes } = Verdict::of(context.instance, &context.id, have)?;
+    if !notes.is_empty() {
+        evidence.note("notes", notes);
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("on the host, this is missing or wrong: {}: `quilt repair` makes it right", missing.join(", "));
+    evidence.note("missing", missing);
+    Err(no(message))
+}
+
+/// Looks at what the container has.
+fn inside(have: &Netns, target: &Target, watch: &Watch<'_>, evidence: &mut Evidence) -> Result<(), Stop> {
+    let deadline = watch.deadline(LIMIT);
     let (netlink, udp) = sockets(target)?;
     let step = || "look at the container's network";
     let lo = netlink.link("lo").step(step)?;
@@ -45,7 +86,7 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
         return Err(no("the loopback interface is not up"));
     }
     evidence.note("loopback", "up");
-    let Some(link) = have.link else { return Ok(()) };
+    let Some(link) = &have.link else { return Ok(()) };
     evidence.note("interface", &link.name);
     let Some(eth) = netlink.link(&link.name).step(step)? else { return Err(no(format!("there is no {}", link.name))) };
     if !up(eth.flags) {
@@ -66,7 +107,7 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     // What was known about the gateway may be old.
     netlink.forget(eth.index, link.gateway).step(step)?;
     while netlink.heard(eth.index, link.gateway).step(step)?.is_some() {}
-    ask(&netlink, &udp, eth.index, &link, watch, deadline)?;
+    ask(&netlink, &udp, eth.index, link, watch, deadline)?;
     evidence.note("arp", "answered");
     Ok(())
 }
