@@ -33,7 +33,7 @@ fn a_hundred_creates_on_a_cold_machine() {
     let now = world.inventory();
     let bridges = now.of("links").iter().filter(|l| l.split(' ').nth(1).unwrap().starts_with('q')).count();
     assert_eq!(bridges, 1, "{:?}", now.of("links"));
-    assert_eq!(now.of("nftables").iter().filter(|l| l.starts_with("table ")).count(), 1, "{:?}", now.of("nftables"));
+    assert_eq!(now.of("nftables").iter().filter(|l| l.starts_with("table ")).count(), 2, "{:?}", now.of("nftables"));
     let rules: BTreeSet<&String> = now.of("nftables").iter().collect();
     assert!(now.of("nftables").len() < rules.len() + 20, "rules twice: {:?}", now.of("nftables"));
     let rm = world.command(&["rm", "-f", "--all"]).limit(Duration::from_secs(60)).go();

@@ -152,22 +152,19 @@ fn forwarding_is_switched_on_only_if_it_must_be() {
 #[test]
 fn containers_do_not_reach_each_other() {
     let world = World::new("isolated");
-    let server = "import socket\ns = socket.create_server(('', 8080))\nwhile True:\n c, _ = s.accept()\n c.sendall(b'hi\\n')\n c.close()";
-    let host = world.run("python3", &["-c", server]).limit(Duration::from_secs(30)).start();
     world.create("one", &[]);
     for other in ["10.91.0.200", "10.91.4.200"] {
         let name = format!("other-{}", other.len() + usize::from(other.contains(".4.")));
         world.create(&name, &["--ip", other, "--", "sh", "-c", "while :; do echo hi | nc -l -p 8080; done"]);
         let reach =
             |from: &str, to: &str| world.quilt(&["exec", "--timeout", "2s", from, "nc", "-w", "1", to, "8080"]).stdout;
-        // Listening, as it can tell itself; the host can be reached; the other cannot.
+        let host = || world.run("busybox", &["timeout", "2", "nc", "-w", "1", other, "8080"]).go().stdout;
+        // Listening, as it can tell itself; the host reaches it; the other does not.
         assert!(eventually(Duration::from_secs(5), || reach(&name, other) == "hi\n"));
-        assert!(eventually(Duration::from_secs(5), || reach("one", "10.91.0.1") == "hi\n"));
+        assert!(eventually(Duration::from_secs(5), || host() == "hi\n"));
         assert_eq!(reach("one", other), "", "{other} was reached");
         assert!(eventually(Duration::from_secs(5), || reach(&name, other) == "hi\n"), "{other} had stopped listening");
     }
-    host.signal(nix::sys::signal::Signal::SIGKILL);
-    host.finish();
 }
 
 #[test]

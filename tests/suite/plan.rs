@@ -84,9 +84,14 @@ fn messages_sent(trace: &[String]) -> Vec<String> {
                 "0x14" => "RTM_NEWADDR",
                 "0x18" => "RTM_NEWROUTE",
                 "0x1a" => "RTM_GETROUTE",
+                "0x1c" => "RTM_NEWNEIGH",
                 "0xa00" => "NFT_MSG_NEWTABLE",
                 "0xa03" => "NFT_MSG_NEWCHAIN",
+                "0xa04" => "NFT_MSG_GETCHAIN",
                 "0xa06" => "NFT_MSG_NEWRULE",
+                "0xa09" => "NFT_MSG_NEWSET",
+                "0xa0c" => "NFT_MSG_NEWSETELEM",
+                "0xa0d" => "NFT_MSG_GETSETELEM",
                 other => other,
             };
             sent.push(name.to_owned());

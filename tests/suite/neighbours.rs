@@ -1,0 +1,339 @@
+//! What a container can do to its neighbours on the bridge and to the host, by packets: real ones, from somebody with every
+//! right inside its network namespace. Each attack is made on the tools as they are released, and on a test build without the
+//! defence.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::teeth::attack;
+use crate::harness::{Run, Running, World, eventually};
+
+const SPOOF: &str = include_str!("harness/spoof.py");
+
+fn ip(args: &str) -> String {
+    Run::new("ip").args(&args.split(' ').collect::<Vec<_>>()).go().ok().stdout
+}
+
+fn link(record: &Value, key: &str) -> String {
+    record["netns"]["have"]["link"][key].as_str().unwrap().to_owned()
+}
+
+/// Two containers on one bridge; the first is the attacker.
+struct Pair {
+    bridge: String,
+    gateway_mac: String,
+    pids: [String; 2],
+    addresses: [String; 2],
+}
+
+const GATEWAY: &str = "10.91.0.1";
+
+impl Pair {
+    fn new(world: &World, second: &str) -> Pair {
+        let records = [world.create("attacker", &["--ip", "10.91.2.7"]), world.create("victim", &["--ip", second])];
+        let bridge = link(&records[0], "bridge");
+        let shown = ip(&format!("-o link show dev {bridge}"));
+        let gateway_mac = shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let pids = ["attacker", "victim"].map(|name| world.init(name).to_string());
+        Pair { bridge, gateway_mac, pids, addresses: records.map(|record| link(&record, "address")) }
+    }
+
+    /// Sends the frames; a line for each that came out where it should not.
+    fn spoof(&self, frames: &str) -> Vec<String> {
+        let [one, two] = &self.addresses;
+        let mut args =
+            vec!["-c", SPOOF, &self.bridge, &self.pids[0], &self.pids[1], one, two, GATEWAY, &self.gateway_mac];
+        args.extend(frames.split_whitespace());
+        Run::new("python3").args(&args).go().ok().stdout.lines().map(str::to_owned).collect()
+    }
+}
+
+/// A program that runs in a container's network namespace, and nowhere else of it.
+fn inside(world: &World, pid: &str, args: &[&str]) -> Run {
+    world.run("busybox", &[&["nsenter", "-t", pid, "-n"], args].concat())
+}
+
+/// Whether a TCP connection to there is served with `hi`, from a container's network namespace.
+fn connects(world: &World, pid: &str, to: &str, port: u16) -> bool {
+    inside(world, pid, &["timeout", "2", "nc", "-w", "1", to, &port.to_string()]).go().stdout == "hi\n"
+}
+
+/// The same from the host.
+fn host_connects(world: &World, to: &str, port: u16) -> bool {
+    world.run("busybox", &["timeout", "2", "nc", "-w", "1", to, &port.to_string()]).go().stdout == "hi\n"
+}
+
+/// Says `hi` to whoever connects, in the network namespace of a process (the host's, if none is given), while it lives.
+fn serve(world: &World, pid: Option<&str>, port: u16) -> Running {
+    let server = format!(
+        "import socket\ns = socket.create_server(('', {port}))\nwhile True:\n c, _ = s.accept()\n c.sendall(b'hi\\n')\n c.close()"
+    );
+    let running = match pid {
+        Some(pid) => inside(world, pid, &["python3", "-c", &server]),
+        None => world.run("python3", &["-c", &server]),
+    };
+    let running = running.limit(Duration::from_secs(60)).start();
+    let own = running.pid.to_string();
+    assert!(eventually(Duration::from_secs(10), || connects(world, &own, "127.0.0.1", port)), "nobody serves");
+    running
+}
+
+fn end(running: Running) {
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    running.finish();
+}
+
+/// A network namespace behind a link of its own, with these addresses: `out0` on the host's side is 192.0.2.1.
+fn outside(world: &World, addresses: &[&str]) -> Running {
+    let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let outside = world.run("busybox", &["unshare", "-n", "sleep", "60"]).limit(Duration::from_secs(60)).start();
+    let pid = outside.pid.to_string();
+    let apart = || fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns != own);
+    assert!(eventually(Duration::from_secs(5), apart));
+    ip("link add out0 type veth peer name out1");
+    ip(&format!("link set out1 netns {pid}"));
+    ip("addr add 192.0.2.1/24 dev out0");
+    ip("link set out0 up");
+    let mut there: Vec<String> =
+        ["link set lo up", "link set out1 up", "addr add 192.0.2.2/24 dev out1"].map(Into::into).into();
+    there.extend(addresses.iter().map(|address| format!("addr add {address}/32 dev out1")));
+    for args in there {
+        inside(world, &pid, &[&["ip"], &args.split(' ').collect::<Vec<_>>()[..]].concat()).go().ok();
+    }
+    outside
+}
+
+#[test]
+fn nobody_sends_in_another_name() {
+    let frames = "mac-of-neighbour mac-of-gateway mac-of-nobody ip-of-neighbour ip-of-gateway ip-of-loopback ip-of-nobody \
+                  both-of-neighbour arp-claims-neighbour arp-claims-gateway arp-moves-neighbour arp-as-neighbour";
+    let done = attack("spoof", "pinned", |world| Pair::new(world, "10.91.1.9").spoof(frames));
+    let all: Vec<String> = frames.split_whitespace().map(|name| format!("{name} at host")).collect();
+    assert_eq!(done, all);
+}
+
+#[test]
+fn without_nftables_for_bridges_the_mac_address_is_pinned_still() {
+    if !locked_ports() {
+        // Before Linux 5.18, there is nothing that could: the record says so.
+        return;
+    }
+    let world = World::without("spoof-fallback", "bridge-family");
+    let frames = "mac-of-neighbour mac-of-gateway mac-of-nobody both-of-neighbour";
+    assert_eq!(Pair::new(&world, "10.91.1.9").spoof(frames), [""; 0]);
+}
+
+fn locked_ports() -> bool {
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5u32, 18u32)
+}
+
+#[test]
+fn nothing_but_ipv4_and_arp_leaves_a_container() {
+    let frames = "ipv6-advertisement vlan vlan-0 ethertype-other 802.3 to-many";
+    let done = attack("ethertypes", "pinned,no-ipv6", |world| Pair::new(world, "10.91.1.9").spoof(frames));
+    let all: Vec<String> = frames.split(' ').map(|name| format!("{name} at host")).collect();
+    // What goes to all ports goes to the neighbour too, if it is not isolated; which it is.
+    assert_eq!(done, all);
+}
+
+#[test]
+fn no_router_is_believed() {
+    let done = attack("advertisement", "no-ipv6", |world| {
+        let pair = Pair::new(world, "10.91.1.9");
+        let accept = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", pair.bridge);
+        if fs::exists(&accept).unwrap() {
+            fs::write(accept, "2").unwrap();
+        }
+        pair.spoof("ipv6-advertisement");
+        let routes = || ip("-6 route show default");
+        eventually(Duration::from_millis(500), || !routes().is_empty());
+        let by = |line: &str| {
+            line.contains("via fe80::51:aff:fe5b:207").then(|| "a default route by the attacker".to_owned())
+        };
+        routes().lines().filter_map(by).collect()
+    });
+    assert_eq!(done, ["a default route by the attacker"]);
+}
+
+#[test]
+fn neighbours_do_not_hear_each_other() {
+    let frames = "to-neighbour arp-to-neighbour";
+    // Where `bridge-nf-call-iptables` is on, frames from port to port go through the chain forward as well.
+    let done = attack("isolated", "isolated-port,forward-drop", |world| {
+        let heard = Pair::new(world, "10.91.1.9").spoof(frames);
+        // The host may hear whom the attacker looks for.
+        heard.into_iter().filter(|line| line.ends_with(" at neighbour")).collect()
+    });
+    assert_eq!(done, ["to-neighbour at neighbour", "arp-to-neighbour at neighbour"]);
+}
+
+#[test]
+fn a_neighbour_is_not_told_lies_even_if_it_hears() {
+    let frames = "arp-poisons-neighbour both-of-neighbour mac-of-gateway";
+    let world = World::without("isolated-out", "isolated-port,forward-drop");
+    assert_eq!(Pair::new(&world, "10.91.1.9").spoof(frames), [""; 0]);
+}
+
+#[test]
+fn the_hosts_neighbour_table_is_not_poisoned() {
+    let done = attack("poison", "pinned", |world| {
+        let pair = Pair::new(world, "10.91.1.9");
+        // The host knows its neighbour.
+        world.run("busybox", &["ping", "-c", "1", "-W", "2", "10.91.1.9"]).go().ok();
+        let known = || ip("neigh show 10.91.1.9");
+        assert!(known().contains("02:51:0a:5b:01:09"), "{}", known());
+        let fooled = eventually(Duration::from_secs(2), || {
+            pair.spoof("arp-claims-neighbour");
+            known().contains("02:51:0a:5b:02:07")
+        });
+        let reached = Run::new("busybox").args(&["ping", "-c", "1", "-W", "2", "10.91.1.9"]).go().status == 0;
+        assert!(fooled || reached);
+        fooled.then(|| "the host takes the attacker for its neighbour".to_owned()).into_iter().collect()
+    });
+    assert_eq!(done.len(), 1);
+}
+
+#[test]
+fn the_way_by_the_gateway_is_closed() {
+    // On the same bridge, and on the second.
+    for second in ["10.91.1.9", "10.91.4.9"] {
+        let done = attack("gateway", "forward-drop", |world| {
+            let pair = Pair::new(world, second);
+            let server = serve(world, Some(&pair.pids[1]), 8080);
+            let route = format!("ip route add {second}/32 via {GATEWAY}");
+            inside(world, &pair.pids[0], &route.split(' ').collect::<Vec<_>>()).go().ok();
+            // And the way back, for who would answer.
+            let back = format!("ip route add {}/32 via {GATEWAY}", pair.addresses[0]);
+            inside(world, &pair.pids[1], &back.split(' ').collect::<Vec<_>>()).go().ok();
+            let reached = connects(world, &pair.pids[0], second, 8080);
+            let host = host_connects(world, second, 8080);
+            end(server);
+            assert!(host, "the host reaches its containers");
+            reached.then(|| second.to_owned()).into_iter().collect()
+        });
+        assert_eq!(done, [second]);
+    }
+}
+
+#[test]
+fn instances_do_not_reach_each_other() {
+    let done = attack("other-instance", "forward-drop", |world| {
+        let other = world.path("other");
+        fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink("10.92.0.0/16", other.join("subnet")).unwrap();
+        fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let image = crate::harness::images::busybox().display().to_string();
+        let there = |args: &[&str]| world.command(args).env("QUILT_ROOT", &other).go();
+        let record = there(&["create", &image, "--name", "box", "--ip", "10.92.0.9"]).ok().record();
+        let pid = record["spawn"]["have"]["pid"].to_string();
+        let server = serve(world, Some(&pid), 8080);
+        world.create("attacker", &[]);
+        let from = world.init("attacker").to_string();
+        let reached = connects(world, &from, "10.92.0.9", 8080);
+        // The other way, too.
+        let back = world.create("victim", &["--ip", "10.91.0.77"]);
+        let second = serve(world, Some(&back["spawn"]["have"]["pid"].to_string()), 8080);
+        let returned = connects(world, &pid, "10.91.0.77", 8080);
+        end(server);
+        end(second);
+        there(&["gc", "--purge", "--yes"]).ok();
+        let name = |ok: bool, name: &str| ok.then(|| name.to_owned());
+        [name(reached, "there"), name(returned, "back")].into_iter().flatten().collect()
+    });
+    assert_eq!(done, ["there", "back"]);
+}
+
+#[test]
+fn the_hosts_services_are_out_of_reach_but_for_name_servers() {
+    let done = attack("services", "input-drop", |world| {
+        let far = outside(world, &[]);
+        ip("addr add 198.51.100.7/32 dev lo");
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = std::io::Write::write_all(&mut stream, b"hi\n");
+            }
+        });
+        let server = serve(world, None, 8080);
+        world.create("box", &["--dns", "198.51.100.7", "--dns", "169.254.1.1"]);
+        let pid = world.init("box").to_string();
+        // The name server that it was given, and no other address of the same server.
+        assert!(connects(world, &pid, "198.51.100.7", 53));
+        // The gateway answers a ping, and is heard by it.
+        inside(world, &pid, &["ping", "-c", "1", "-W", "2", GATEWAY]).go().ok();
+        // Whoever the host begins to talk to may answer.
+        let own = serve(world, Some(&pid), 9090);
+        let address = link(&world.quilt(&["inspect", "box"]).ok().record(), "address");
+        assert!(host_connects(world, &address, 9090));
+        let services = [(GATEWAY, 8080), ("192.0.2.1", 8080), ("198.51.100.7", 8080), (GATEWAY, 53), ("192.0.2.1", 53)];
+        let reached = services.iter().filter(|(to, port)| connects(world, &pid, to, *port));
+        let reached = reached.map(|(to, port)| format!("{to}:{port}")).collect();
+        end(own);
+        end(server);
+        end(far);
+        ip("addr del 198.51.100.7/32 dev lo");
+        let _ = Run::new("ip").args(&["link", "del", "out0"]).go();
+        reached
+    });
+    assert_eq!(done, ["10.91.0.1:8080", "192.0.2.1:8080", "198.51.100.7:8080", "10.91.0.1:53", "192.0.2.1:53"]);
+}
+
+#[test]
+fn what_a_bridge_passes_on_itself_reaches_nobody() {
+    // To 01:80:c2:00:00:02 and 0e: a bridge gives those to the host at the port, as if there were no bridge.
+    let send = "import socket, struct, sys\nexec(sys.argv[1].split('ears =')[0])\nmouth = opened(attacker, 'eth0')\n\
+                for last in range(16):\n mouth.send(frame(b'\\x01\\x80\\xc2\\0\\0' + bytes([last]), mac, 0x800, packet(ip, \
+                gateway_ip, bytes([last]), 8081)))";
+    let done = attack("link-local", "pinned,input-drop", |world| {
+        let pair = Pair::new(world, "10.91.1.9");
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 8081)).unwrap();
+        let [one, two] = &pair.addresses;
+        let source = SPOOF.replace("sys.argv[8:]", "[]");
+        let shift = format!("import sys\nsys.argv = ['x'] + sys.argv[2:]\nsource = {source:?}\n");
+        let code = format!("{shift}{}", send.replace("sys.argv[1]", "source"));
+        let args = ["-c", &code, "x", &pair.bridge, &pair.pids[0], &pair.pids[1], one, two, GATEWAY, &pair.gateway_mac];
+        Run::new("python3").args(&args).go().ok();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut heard = Vec::new();
+        let mut byte = [0];
+        while socket.recv(&mut byte).is_ok() {
+            heard.push(format!("01:80:c2:00:00:{:02x}", byte[0]));
+        }
+        heard.sort();
+        heard
+    });
+    assert!(
+        done.contains(&"01:80:c2:00:00:02".to_owned()) && done.contains(&"01:80:c2:00:00:0e".to_owned()),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn the_clouds_metadata_is_out_of_reach_but_for_its_name_server() {
+    let done = attack("metadata", "metadata-drop", |world| {
+        let cloud = outside(world, &["169.254.169.254", "169.254.169.253", "198.51.100.1"]);
+        let pid = cloud.pid.to_string();
+        ip("route add 169.254.0.0/16 dev out0");
+        ip("route add 198.51.100.0/24 dev out0");
+        let servers = [serve(world, Some(&pid), 80), serve(world, Some(&pid), 53)];
+        world.create("box", &["--dns", "169.254.169.253"]);
+        let from = world.init("box").to_string();
+        // The world beyond the host, and the name server there.
+        assert!(connects(world, &from, "198.51.100.1", 80));
+        assert!(connects(world, &from, "169.254.169.253", 53));
+        let metadata = [("169.254.169.254", 80), ("169.254.169.253", 80), ("169.254.169.254", 53)];
+        let reached = metadata.iter().filter(|(to, port)| connects(world, &from, to, *port));
+        let reached = reached.map(|(to, port)| format!("{to}:{port}")).collect();
+        servers.into_iter().for_each(end);
+        end(cloud);
+        let _ = Run::new("ip").args(&["link", "del", "out0"]).go();
+        reached
+    });
+    assert_eq!(done, ["169.254.169.254:80", "169.254.169.253:80", "169.254.169.254:53"]);
+}
