@@ -230,6 +230,19 @@ fn on_a_warm_one() {
     compare(&world, &["--network", "host"]);
 }
 
+/// Fails if a mount or a parameter that was asked for is planned otherwise than it is made.
+#[test]
+fn with_mounts_of_its_own() {
+    let world = World::new("asked");
+    world.create("first", &[]);
+    let shown = world.path("shown");
+    fs::create_dir(&shown).unwrap();
+    let volume = format!("{}:/data/in:ro", shown.display());
+    let sysctl = "net.core.somaxconn=77";
+    compare(&world, &["--volume", &volume, "--tmpfs", "/data", "--sysctl", sysctl, "--shm-size", "1M", "--read-only"]);
+    compare(&world, &["--privileged"]);
+}
+
 #[test]
 fn a_dry_run_needs_no_instance() {
     let world = World::new("nothing");
