@@ -1,80 +1,49 @@
 //! The host's devices, for `--privileged`.
 
-use std::fmt;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::sys::stat::{SFlag, major, minor};
+use nix::sys::stat::{major, minor};
+
+use quilt_record::have::Device;
 
 use crate::plan::{DEVICES, SYMLINKS};
 
-/// A device node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Where, below /dev.
-    pub path: PathBuf,
-    /// `c` or `b`: a character or a block device.
-    pub kind: char,
-    /// Its major number.
-    pub major: u64,
-    /// Its minor number.
-    pub minor: u64,
-    /// Its permissions.
-    pub mode: u32,
-    /// Its owner and its group.
-    pub owner: (u32, u32),
-}
-
-impl Node {
-    /// Its type for mknod(2).
-    pub fn file_type(&self) -> SFlag {
-        if self.kind == 'b' { SFlag::S_IFBLK } else { SFlag::S_IFCHR }
-    }
-}
-
-impl fmt::Display for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Node { path, kind, major, minor, mode, .. } = self;
-        write!(f, "mknod /dev/{} {kind} {major} {minor} {mode:04o}", path.display())
-    }
-}
-
-/// What is in /dev for every container, and what is a place for another file system.
+/// Whether it is in /dev for every container, or is a place for another file system.
 fn is_everybodys(path: &Path) -> bool {
-    let mut names = DEVICES.iter().map(|(name, ..)| *name).chain(SYMLINKS.iter().map(|(name, _)| *name));
-    names.any(|name| path == Path::new(name))
-        || ["pts", "shm", "mqueue", "console"].iter().any(|name| path == Path::new(name))
+    let made = DEVICES.iter().map(|(name, ..)| *name).chain(SYMLINKS.iter().map(|(name, _)| *name));
+    made.chain(["pts", "shm", "mqueue", "console"]).any(|name| path == Path::new("/dev").join(name))
 }
 
 /// All devices that the host has in /dev, by their paths, without those that every container has, and without what is on
 /// another file system there.
-pub fn all() -> Vec<Node> {
-    let mut nodes = Vec::new();
-    look(Path::new("/dev"), Path::new(""), &mut nodes);
-    nodes.sort_by(|a, b| a.path.cmp(&b.path));
-    nodes
+pub fn all() -> Vec<Device> {
+    let mut devices = Vec::new();
+    look(Path::new("/dev"), &mut devices);
+    devices.sort_by(|a, b| a.path.cmp(&b.path));
+    devices
 }
 
-fn look(dev: &Path, below: &Path, nodes: &mut Vec<Node>) {
-    let at = dev.join(below);
-    let device = |path: &Path| path.symlink_metadata().map(|m| m.dev()).ok();
+fn look(dir: &Path, devices: &mut Vec<Device>) {
     // What goes away meanwhile is not there.
-    let Ok(entries) = fs::read_dir(&at) else { return };
+    let (Ok(own), Ok(entries)) = (dir.symlink_metadata(), fs::read_dir(dir)) else { return };
     for entry in entries.flatten() {
-        let path = below.join(entry.file_name());
+        let path = entry.path();
         let (Ok(found), false) = (entry.metadata(), is_everybodys(&path)) else { continue };
         let kind = found.file_type();
-        if kind.is_dir() && device(&at) == Some(found.dev()) {
-            look(dev, &path, nodes);
-        } else if kind.is_char_device() || kind.is_block_device() {
-            nodes.push(Node {
-                path,
+        if kind.is_dir() && found.dev() == own.dev() {
+            look(&path, devices);
+        } else if let (true, Some(path)) = (kind.is_char_device() || kind.is_block_device(), path.to_str()) {
+            devices.push(Device {
+                path: path.to_owned(),
                 kind: if kind.is_block_device() { 'b' } else { 'c' },
-                major: major(found.rdev()),
-                minor: minor(found.rdev()),
+                major: major(found.rdev()) as u32,
+                minor: minor(found.rdev()) as u32,
+                access: "rwm".to_owned(),
                 mode: found.mode() & 0o7777,
-                owner: (found.uid(), found.gid()),
+                uid: found.uid(),
+                gid: found.gid(),
             });
         }
     }
@@ -86,11 +55,9 @@ mod tests {
 
     #[test]
     fn the_hosts_devices_without_everybodys() {
-        let nodes = all();
+        let devices = all();
         for own in ["null", "tty", "pts/0", "console"] {
-            assert!(!nodes.iter().any(|node| node.path == Path::new(own)), "{own}");
+            assert!(!devices.iter().any(|device| device.path == format!("/dev/{own}")), "{own}");
         }
-        let disk = Node { path: "a/b".into(), kind: 'b', major: 8, minor: 1, mode: 0o660, owner: (0, 6) };
-        assert_eq!(disk.to_string(), "mknod /dev/a/b b 8 1 0660");
     }
 }

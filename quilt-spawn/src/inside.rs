@@ -34,7 +34,6 @@ use crate::want::{Pid, Want};
 mod cgroups;
 mod devices;
 mod extras;
-mod host_devices;
 mod mounts;
 mod old;
 mod targets;
@@ -141,7 +140,6 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
             mknodat(have(&made.dev)?, *name, SFlag::S_IFCHR, mode, makedev(u64::from(*major), u64::from(*minor)))
                 .map_err(os)
         }
-        Step::HostDevice(node) => host_devices::make(have(&made.dev)?, node),
         Step::Node(device) => devices::node(made, device),
         Step::Symlink(name, target) => symlinkat(*target, have(&made.dev)?, *name).map_err(os),
         Step::Cgroups(view) => cgroups::view(made, view),

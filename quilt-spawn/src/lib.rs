@@ -117,7 +117,7 @@ fn sources(instance: &Instance, input: &Input) -> Result<Vec<(Volume, Source)>, 
     volumes.into_iter().map(|volume| Ok((volume.clone(), volume::find(volume, &own)?))).collect()
 }
 
-fn host_devices(want: &Want) -> Vec<host_devices::Node> {
+fn host_devices(want: &Want) -> Vec<have::Device> {
     if want.privileged { host_devices::all() } else { Vec::new() }
 }
 

@@ -8,7 +8,6 @@ use quilt_record::have::{Device, Hierarchy};
 use quilt_record::leaf::{self, INIT};
 
 use crate::extra::Extra;
-use crate::host_devices::Node;
 use crate::masks::Present;
 use crate::sysctl::Sysctl;
 use crate::want::{Pid, Want};
@@ -55,7 +54,7 @@ pub struct Input {
     /// The parameters of the kernel that were asked for.
     pub sysctls: Vec<Sysctl>,
     /// The host's devices, for `--privileged`.
-    pub host_devices: Vec<Node>,
+    pub host_devices: Vec<Device>,
     /// What was asked.
     pub want: Want,
 }
@@ -118,8 +117,6 @@ pub enum Step {
     Mount(Mount),
     /// A device in the container's own /dev: name, major, minor.
     Device(&'static str, u32, u32),
-    /// A device of the host's in the container's own /dev.
-    HostDevice(Node),
     /// A device of the host, in there too.
     Node(Device),
     /// A symlink in the container's own /dev.
@@ -197,8 +194,7 @@ pub fn plan(input: &Input) -> Vec<Step> {
         if is_dev {
             steps.extend(DEVICES.map(|(name, major, minor)| Step::Device(name, major, minor)));
             steps.extend(SYMLINKS.map(|(name, target)| Step::Symlink(name, target)));
-            steps.extend(input.host_devices.iter().cloned().map(Step::HostDevice));
-            steps.extend(input.devices.iter().cloned().map(Step::Node));
+            steps.extend(input.host_devices.iter().chain(&input.devices).cloned().map(Step::Node));
         }
     }
     steps.extend(cgroups::views(&input.hierarchies, want.privileged).into_iter().map(Step::Cgroups));

@@ -38,7 +38,6 @@ impl fmt::Display for Step {
             Step::Workdir(dir) => write!(f, "make the directory {dir}"),
             Step::Mount(mount) => mount.fmt(f),
             Step::Device(name, major, minor) => write!(f, "mknod /dev/{name} c {major} {minor} 0666"),
-            Step::HostDevice(node) => node.fmt(f),
             Step::Node(Device { path, kind, major, minor, mode, uid, gid, .. }) => {
                 write!(f, "mknod {path} {kind} {major} {minor} {mode:04o} {uid}:{gid}")
             }
