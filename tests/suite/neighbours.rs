@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::teeth::attack;
-use crate::harness::{Run, Running, World, eventually};
+use crate::harness::{Run, Running, World, eventually, patient};
 
 const SPOOF: &str = include_str!("harness/spoof.py");
 
@@ -57,14 +57,22 @@ fn inside(world: &World, pid: &str, args: &[&str]) -> Run {
     world.run("busybox", &[&["nsenter", "-t", pid, "-n"], args].concat())
 }
 
+/// How long who connects waits, in seconds: what is dropped is never answered.
+fn patience() -> [String; 2] {
+    let seconds = if patient(Duration::from_secs(1)) > Duration::from_secs(1) { 5 } else { 1 };
+    [seconds.to_string(), (2 * seconds).to_string()]
+}
+
 /// Whether a TCP connection to there is served with `hi`, from a container's network namespace.
 fn connects(world: &World, pid: &str, to: &str, port: u16) -> bool {
-    inside(world, pid, &["timeout", "2", "nc", "-w", "1", to, &port.to_string()]).go().stdout == "hi\n"
+    let [one, all] = patience();
+    inside(world, pid, &["timeout", &all, "nc", "-w", &one, to, &port.to_string()]).go().stdout == "hi\n"
 }
 
 /// The same from the host.
 fn host_connects(world: &World, to: &str, port: u16) -> bool {
-    world.run("busybox", &["timeout", "2", "nc", "-w", "1", to, &port.to_string()]).go().stdout == "hi\n"
+    let [one, all] = patience();
+    world.run("busybox", &["timeout", &all, "nc", "-w", &one, to, &port.to_string()]).go().stdout == "hi\n"
 }
 
 /// Says `hi` to whoever connects, in the network namespace of a process (the host's, if none is given), while it lives.
@@ -90,7 +98,7 @@ fn end(running: Running) {
 /// A network namespace behind a link of its own, with these addresses: `out0` on the host's side is 192.0.2.1.
 fn outside(world: &World, addresses: &[&str]) -> Running {
     let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
-    let outside = world.run("busybox", &["unshare", "-n", "sleep", "60"]).limit(Duration::from_secs(60)).start();
+    let outside = world.run("busybox", &["unshare", "-n", "sleep", "600"]).limit(Duration::from_secs(60)).start();
     let pid = outside.pid.to_string();
     let apart = || fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns != own);
     assert!(eventually(Duration::from_secs(5), apart));
