@@ -45,7 +45,9 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     let asked: Asked = record.want("spawn")?;
     let cgroup: Option<Cgroup> = record.have("cgroup")?;
     let rules = &target.spawn.confine;
-    let text = visit(target, watch)?;
+    let targets: Vec<String> =
+        asked.tmpfs.iter().map(|text| first(text)).chain(asked.volume.iter().filter_map(|text| second(text))).collect();
+    let text = visit(target, watch, || visitor(&targets))?;
     let seen: Facts = serde_json::from_slice(&text).map_err(|e| no(format!("what came back from inside: {e}")))?;
     let mut wrong = held(rules, &seen);
     wrong.extend(init(rules, &status(target)?));
@@ -54,12 +56,7 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     } else {
         let own = golden::Own {
             read_only: asked.read_only,
-            mounts: asked
-                .tmpfs
-                .iter()
-                .map(|text| first(text))
-                .chain(asked.volume.iter().filter_map(|v| second(v)))
-                .collect(),
+            mounts: seen.targets.clone(),
             devices: cgroup.map(|cgroup| cgroup.devices).unwrap_or_default(),
         };
         wrong.extend(golden::mounts(&seen.mounts, &own));
@@ -130,7 +127,7 @@ fn name_of(errno: i32) -> String {
 }
 
 /// Sends a visitor in, and reads all it has to say.
-fn visit(target: &Target, watch: &Watch<'_>) -> Result<Vec<u8>, Stop> {
+fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Result<Vec<u8>, Stop> {
     let deadline = watch.deadline(LIMIT);
     let (confine, home) = target.confinement(Some("0")).map_err(Stop::Failed)?;
     let program = Program {
@@ -143,7 +140,7 @@ fn visit(target: &Target, watch: &Watch<'_>) -> Result<Vec<u8>, Stop> {
     let step = || "prepare to look from inside";
     let (socket, theirs) = sys::socket_pair().step(step)?;
     let stdio = Stdio { stdin: Some(theirs), ..Stdio::default() };
-    let running = target.visit(&program, stdio, visitor).map_err(Stop::Failed)?;
+    let running = target.visit(&program, stdio, body).map_err(Stop::Failed)?;
     let socket = UnixStream::from(socket);
     let answer = || -> Result<Vec<u8>, Stop> {
         let mut text = Vec::new();
@@ -171,9 +168,8 @@ fn visit(target: &Target, watch: &Watch<'_>) -> Result<Vec<u8>, Stop> {
 }
 
 /// The life of the visitor.
-fn visitor() -> u8 {
-    let paths = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let facts = Facts::gather(&paths(golden::masked()), &paths(golden::READ_ONLY.to_vec()));
+fn visitor(targets: &[String]) -> u8 {
+    let facts = Facts::gather(&golden::masked(), &golden::READ_ONLY, targets);
     let told = sys::duplicate_number(0).map(File::from).and_then(|socket| {
         serde_json::to_writer(std::io::BufWriter::new(socket), &facts).map_err(std::io::Error::other)
     });

@@ -197,6 +197,12 @@ fn confinement_is_verified_from_inside() {
     world.create("open", &["--seccomp=off", "--no-new-privs=off", "--cap-add=NET_RAW", "--security"]);
     world.create("all", &["--privileged", "--security"]);
     world.create_from(Path::new("/"), "host", &["--security"]);
+    // What is mounted is where the image's links lead to.
+    let image = images::hostile(&world.path("image"));
+    std::os::unix::fs::symlink("/var", image.join("link")).unwrap();
+    let volume = format!("{}:/link//data", image.join("home").display());
+    let mounts = ["--volume", &volume, "--tmpfs=/link/t", "--device=/dev/zero:/dev/other", "--read-only", "--security"];
+    world.create_from(&image, "mounts", &mounts);
     let record = world.quilt(&["probe", "--security", "box"]).ok().record();
     let phases = record["probe"]["have"]["phases"].as_array().unwrap();
     let phase = phases.iter().find(|phase| phase["name"] == "security").unwrap();

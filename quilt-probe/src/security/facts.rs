@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) rlimits: Vec<Rlimit>,
     /// The mounts, in their order.
     pub(crate) mounts: Vec<Mount>,
+    /// Where the paths that mounts were asked for lead to.
+    pub(crate) targets: Vec<String>,
     /// The devices below /dev: path, and `c 1:3` or `b 8:0`.
     pub(crate) devices: BTreeMap<String, String>,
     /// Of the paths that were asked for, those with something to read or to list.
@@ -70,8 +72,8 @@ fn calls() -> [(&'static str, i64, [i64; 3]); 9] {
 }
 
 impl Facts {
-    /// Looks, where the caller is; `read` and `write` are the paths to try.
-    pub(crate) fn gather(read: &[String], write: &[String]) -> Facts {
+    /// Looks, where the caller is; `read` and `write` are the paths to try, `targets` those to follow.
+    pub(crate) fn gather(read: &[&str], write: &[&str], targets: &[String]) -> Facts {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let fields = status.lines().filter_map(|line| line.split_once(':'));
         let wanted = fields.filter(|(name, _)| STATUS.contains(name));
@@ -81,9 +83,13 @@ impl Facts {
             status: wanted.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect(),
             rlimits: rlimit::current().unwrap_or_default(),
             mounts: mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+            targets: targets
+                .iter()
+                .filter_map(|path| fs::canonicalize(path).ok()?.into_os_string().into_string().ok())
+                .collect(),
             devices,
-            readable: read.iter().filter(|path| readable(path)).cloned().collect(),
-            writable: write.iter().filter(|path| writable(path)).cloned().collect(),
+            readable: read.iter().filter(|path| readable(path)).map(|path| (*path).to_owned()).collect(),
+            writable: write.iter().filter(|path| writable(path)).map(|path| (*path).to_owned()).collect(),
             calls: calls()
                 .into_iter()
                 .map(|(name, number, args)| (name.to_owned(), sys::try_call(number, args)))
