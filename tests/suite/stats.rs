@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -221,21 +221,18 @@ fn processes_and_refused_forks() {
 #[test]
 fn network_bytes_from_inside() {
     let world = World::new("stats-network");
-    world.create("box", &[]);
+    let record = world.create("box", &[]);
     let before = stats(&world, "box");
-    // The gateway is an address of the test's own namespace.
-    let server = TcpListener::bind("10.91.0.1:0").unwrap();
-    server.set_nonblocking(true).unwrap();
-    let port = server.local_addr().unwrap().port();
-    let script = format!("head -c 100000 /dev/zero | nc 10.91.0.1 {port} | wc -c");
-    let client = world.command(&["exec", "box", "sh", "-c", &script]).start();
+    // The host may call a container, but not the other way round.
+    let script = "head -c 100000 /dev/zero | nc -l -p 4000 | wc -c";
+    let client = world.command(&["exec", "box", "sh", "-c", script]).start();
+    let address = record["netns"]["have"]["link"]["address"].as_str().unwrap();
     let mut peer: Option<TcpStream> = None;
     assert!(eventually(LONG, || {
-        peer = server.accept().ok().map(|(peer, _)| peer);
+        peer = TcpStream::connect((address, 4000)).ok();
         peer.is_some()
     }));
     let mut peer = peer.unwrap();
-    peer.set_nonblocking(false).unwrap();
     peer.read_exact(&mut [0; 100_000]).unwrap();
     peer.write_all(&[0; 300_000]).unwrap();
     drop(peer);
