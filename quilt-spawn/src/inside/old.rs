@@ -41,7 +41,7 @@ pub(super) fn restrict_tree(top: BorrowedFd<'_>, id: u64, set: MsFlags) -> Resul
     Ok(())
 }
 
-/// The flags that a mount has, which mounting it anew would clear.
+/// The flags that a mount has, which mounting it anew would clear. `relatime` is kept if nothing is said (mount(2)).
 pub(super) fn flags(mounted: BorrowedFd<'_>) -> Result<MsFlags, Error> {
     let has = fstatvfs(mounted).map_err(os)?.flags();
     let all = [
@@ -51,7 +51,6 @@ pub(super) fn flags(mounted: BorrowedFd<'_>) -> Result<MsFlags, Error> {
         (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
         (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
         (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
     ];
     Ok(all.into_iter().filter(|(flag, _)| has.contains(*flag)).map(|(_, flag)| flag).collect())
 }
