@@ -144,7 +144,8 @@ pub(crate) fn leave_host(
     let [stdin, stdout, stderr] = &*streams;
     let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), words.fail.as_fd(), also];
     keep.extend(words.wait.as_ref().map(|wait| wait.as_fd()));
-    let mut kept = sys::keep_only(&keep).map_err(|e| (At::Streams, errno(&e)))?.into_iter();
+    let kept = if out("close-fds") { sys::keep_first(&keep) } else { sys::keep_only(&keep) };
+    let mut kept = kept.map_err(|e| (At::Streams, errno(&e)))?.into_iter();
     let (Some(fail), Some(also)) = (kept.next(), kept.next()) else { return Err((At::Streams, Errno::EBADF)) };
     let wait = words.wait.as_ref().and_then(|_| kept.next());
     Ok(Ready { fail, also, wait })

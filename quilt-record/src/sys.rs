@@ -503,6 +503,13 @@ pub fn default_signal(signal: Signal) {
 /// the new owners of 3 and up. Only right before exec or exit: all other owners of descriptors must not be used
 /// afterwards, nor dropped while descriptors of these numbers matter.
 pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
+    let owners = keep_first(keep)?;
+    close_from((keep.len() as RawFd).max(3))?;
+    Ok(owners)
+}
+
+/// The same, but the others stay open.
+pub fn keep_first(keep: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
     let count = keep.len() as RawFd;
     // Out of the way first: a source may have the number of a target.
     let mut sources = Vec::with_capacity(keep.len());
@@ -519,9 +526,6 @@ pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
             // SAFETY: just made, and whoever owned the number before keeps off it.
             owners.push(unsafe { OwnedFd::from_raw_fd(target) });
         }
-    }
-    if !out("close-fds") {
-        close_from(count.max(3))?;
     }
     Ok(owners)
 }

@@ -55,17 +55,37 @@ fn make_busybox(tree: &Path) {
 
 /// The same with `/bin/attack` (attacker.c), as a directory of the test's own that it may spoil.
 pub fn hostile(tree: &Path) -> PathBuf {
-    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/suite/harness/attacker.c");
-    let text = fs::read(SOURCE).unwrap();
-    let hash = text.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(*byte));
-    let attacker = made_once(&format!("attacker-{hash:08x}"), |file| {
-        let args = ["-static", "-O1", "-Wall", "-o", file.to_str()?, SOURCE];
-        Run::new("cc").args(&args).limit(Duration::from_secs(60)).go().is(0, "", "");
+    let attacker = compiled("attacker", &[concat!(env!("CARGO_MANIFEST_DIR"), "/suite/harness/attacker.c").into()]);
+    Run::new("cp").args(&[Path::new("-a"), &busybox(), tree]).go().ok();
+    fs::copy(attacker, tree.join("bin/attack")).unwrap();
+    tree.to_owned()
+}
+
+/// The same with `/bin/prober` (tests/prober).
+pub fn prober() -> PathBuf {
+    let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/prober")).unwrap();
+    let mut sources: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    sources.retain(|path| path.extension().is_some_and(|end| end == "c"));
+    sources.sort();
+    let prober = compiled("prober", &sources);
+    let name = format!("tree-{}", prober.file_name().unwrap().display());
+    let make = |tree: &Path| {
+        make_busybox(tree);
+        fs::copy(&prober, tree.join("bin/prober")).ok().map(drop)
+    };
+    made_once(&name, make).unwrap()
+}
+
+/// A static program of these files of C; made anew when one has changed.
+fn compiled(name: &str, sources: &[PathBuf]) -> PathBuf {
+    let bytes: Vec<u8> = sources.iter().flat_map(|source| fs::read(source).unwrap()).collect();
+    let hash = bytes.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(*byte));
+    let made = made_once(&format!("{name}-{hash:08x}"), |file| {
+        let options = ["-static", "-O1", "-Wall", "-Wextra", "-Wno-format-truncation", "-o", file.to_str()?];
+        Run::new("cc").args(&options).args(sources).limit(Duration::from_secs(60)).go().is(0, "", "");
         Some(())
     });
-    Run::new("cp").args(&[Path::new("-a"), &busybox(), tree]).go().ok();
-    fs::copy(attacker.unwrap(), tree.join("bin/attack")).unwrap();
-    tree.to_owned()
+    made.unwrap()
 }
 
 /// The tree of busybox as an archive: `tar`, `tar.gz` or `tar.zst`.

@@ -36,10 +36,10 @@ pub fn attack(name: &str, defences: &str, attack: impl Fn(&World) -> Vec<String>
 }
 
 /// Runs a line of shell in each of the ways in which code gets to run inside: as the command of a container that is made
-/// with these options, by exec, and as a health check. What each printed, by the name of the way. `caller` is what
-/// Quilt is called by, as in `env A=1`.
+/// with these options from the prober's image, by exec, and as a health check. What each printed, by the name of the way.
+/// `caller` is what Quilt is called by, as in `env A=1`.
 pub fn everywhere(world: &World, caller: &[&str], options: &[&str], line: &str) -> Vec<(&'static str, String)> {
-    let (quilt, image) = (repo().join("scripts/quilt"), images::busybox());
+    let (quilt, image) = (repo().join("scripts/quilt"), images::prober());
     let (quilt, image) = (quilt.to_str().unwrap(), image.to_str().unwrap());
     let run = |args: &[&str]| {
         let words = [caller, &[quilt], args].concat();
