@@ -31,6 +31,7 @@ mod pause;
 mod plan;
 mod probe;
 mod repair;
+mod prober;
 mod run;
 mod seed;
 mod signals;
