@@ -8,6 +8,7 @@ mod harness;
 
 mod attack;
 mod attack_caller;
+mod attack_join;
 mod attacks;
 mod attacks_files;
 mod cgroup;
