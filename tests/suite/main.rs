@@ -8,6 +8,8 @@ mod harness;
 
 mod attack;
 mod attack_caller;
+mod attack_host;
+mod attack_image;
 mod attack_join;
 mod attacks;
 mod attacks_files;
