@@ -9,9 +9,12 @@ use std::ffi::{CString, OsStr};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use quilt_exec::Program;
 use quilt_record::sys;
 
@@ -61,16 +64,30 @@ fn run(words: &[String], env: &[CString]) -> u8 {
         Some((OsStr::from_bytes(&bytes[..end]).to_owned(), OsStr::from_bytes(&bytes[end + 1..]).to_owned()))
     };
     let env = env.iter().filter_map(variable);
-    match Command::new(name).args(rest).env_clear().envs(env).stdin(Stdio::null()).status() {
-        Ok(status) => status_of(status),
-        Err(e) => {
-            let why = nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or_default()).desc();
-            let _ = writeln!(io::stderr(), "run {name}: {why}");
-            if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
-        }
+    let mut command = Command::new(name);
+    command.args(rest).env_clear().envs(env).stdin(Stdio::null());
+    let refused = |e: io::Error| {
+        let why = Errno::from_raw(e.raw_os_error().unwrap_or_default()).desc();
+        let _ = writeln!(io::stderr(), "run {name}: {why}");
+        if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+    };
+    // Not by posix_spawn(3), which leaves signals of libc's own ignored in what it starts.
+    match sys::fork(0, None, || {
+        sys::reset_signals();
+        refused(command.exec())
+    }) {
+        Ok(child) => reap(child.pid),
+        Err(e) => refused(e),
     }
 }
 
-fn status_of(status: ExitStatus) -> u8 {
-    status.code().map_or_else(|| 128u8.saturating_add(status.signal().unwrap_or(0) as u8), |code| code as u8)
+fn reap(pid: i32) -> u8 {
+    loop {
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(_, status)) => return status as u8,
+            Ok(WaitStatus::Signaled(_, signal, _)) => return 128u8.saturating_add(signal as u8),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return 125,
+        }
+    }
 }
