@@ -49,11 +49,13 @@ fn a_callers_descriptors_stay_outside() {
         assert_eq!(dir.join("touched").exists(), !done.is_empty());
         done
     });
-    assert_eq!(done.len(), 3, "{done:?}");
+    // A check's parent closes all in another way as well.
+    assert!(done.len() >= 2, "{done:?}");
 }
 
-/// Fails if a command starts in a directory of the caller's, by a name that leads through a descriptor (CVE-2024-21626): the
-/// descriptors are closed before, and were they not, the directory would be found out.
+/// Fails if a command starts in a directory of the caller's, by a name that leads through a descriptor (CVE-2024-21626). Three
+/// defences are in the way: such a name is refused, the descriptors are closed, and the directory would be found out. Each
+/// alone is enough.
 #[test]
 fn a_callers_directories_are_no_working_directories() {
     let start = |world: &World| {
@@ -76,9 +78,9 @@ fn a_callers_directories_are_no_working_directories() {
         }
         done
     };
-    attack("directory", "close-fds,cwd", start);
-    for one in ["close-fds", "cwd"] {
-        assert_eq!(start(&World::without("directory", one)), [""; 0], "without {one} alone");
+    attack("directory", "close-fds,cwd,mount-target", start);
+    for two in ["close-fds,cwd", "close-fds,mount-target", "cwd,mount-target"] {
+        assert_eq!(start(&World::without("directory", two)), [""; 0], "without {two} only");
     }
 }
 

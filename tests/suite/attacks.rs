@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::inventory::processes;
-use crate::harness::{Out, SETTLE, World, bin, eventually, images, patient};
+use crate::harness::{Out, SETTLE, World, eventually, images, patient};
 
 /// What an answer that should take a second may take on a busy machine. All that is held to it hung for ever once.
 const PROMPT: Duration = Duration::from_secs(8);
@@ -75,11 +75,11 @@ fn attacks_by_reading_what_joins() {
     ends(&world);
 }
 
-/// Fails if the attack before this one cannot show what it would have seen: of a tool that can be looked into, its
-/// environment; of one that says what it was called with, that.
+/// Fails if the attack before this one cannot show what it would have seen: of an init that can be looked into, files of the
+/// host's; of a tool that says what it was called with, that.
 #[test]
 fn attacks_by_reading_find_what_is_not_hidden() {
-    for (defence, shown) in [("dumpable", "environ shows CANARY"), ("blank-arguments", "cmdline shows vq")] {
+    for (defence, shown) in [("dumpable", "containers/box/exit"), ("blank-arguments", "cmdline shows vq")] {
         let world = World::without("spy", defence);
         attacking(&world, &["spy", "vq", "CANARY"], |_| {});
         let found = eventually(PROMPT, || {
@@ -186,7 +186,7 @@ fn written(world: &World) -> Vec<String> {
             assert_ne!(out.status, 0, "{out:?}");
         }
         // One that stays a while, waiting for its input, and can be looked into.
-        let exec = bin().join("quilt-exec");
+        let exec = world.bin.join("quilt-exec");
         let waits = format!("sleep 0.5 | {} -i --timeout=5s box /bin/quilt-spec -f -", exec.display());
         assert_ne!(world.run("sh", &["-c", &waits]).limit(PROMPT).go().status, 0);
         let check = ["--timeout=1s", "--health-retries=1", "--health-check=exit 0", "box"];
