@@ -137,7 +137,8 @@ fn words_stay_words() {
     let mutant = world.write("mutant", &mutant);
     fs::set_permissions(&mutant, fs::Permissions::from_mode(0o755)).unwrap();
     let attempt = |wrapper: &Path| {
-        let quilt = |args: &[&str]| world.run(wrapper, args).go();
+        // What a script that evaluates its words makes of them stays in the test's directory.
+        let quilt = |args: &[&str]| world.run(wrapper, args).dir(&world.dir).go();
         for word in words {
             let image = images::busybox();
             let image = image.to_str().unwrap();
