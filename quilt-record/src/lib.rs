@@ -12,6 +12,7 @@ pub mod error;
 pub mod handover;
 pub mod have;
 pub mod id;
+pub mod idmap;
 pub mod instance;
 pub mod leaf;
 pub mod lock;

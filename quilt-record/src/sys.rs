@@ -288,6 +288,10 @@ pub fn restrict_mount(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
 
 fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, flags: libc::c_int) -> io::Result<()> {
     let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    mount_setattr(mount, &attr, flags)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attr: &libc::mount_attr, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: the kernel reads a struct mount_attr of the size given; both pointers live through the call.
     let r = unsafe {
         libc::syscall(
@@ -295,7 +299,7 @@ fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, flags: libc::c_int) -> 
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | flags,
-            &raw const attr,
+            &raw const *attr,
             size_of::<libc::mount_attr>(),
         )
     };
@@ -788,4 +792,40 @@ pub fn permitted_capabilities() -> io::Result<u64> {
 pub fn try_call(number: i64, [a, b, c]: [i64; 3]) -> i32 {
     // SAFETY: no memory is handed over, see above.
     check(unsafe { libc::syscall(number, a, b, c, 0, 0, 0) }).map_or_else(|e| e.raw_os_error().unwrap_or(-1), |_| 0)
+}
+
+/// Makes the files of a detached mount owned as `userns` maps them (mount_setattr(2) with MOUNT_ATTR_IDMAP, Linux 5.12),
+/// and its propagation private; with `tree`, of all mounts below it as well, or of none. EINVAL if a file system cannot be
+/// idmapped, EPERM if a mount already is.
+pub fn idmap_mount(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>, tree: bool) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: userns.as_raw_fd() as u64,
+    };
+    mount_setattr(mount, &attr, if tree { libc::AT_RECURSIVE } else { 0 })
+}
+
+/// No change of ids takes capabilities from this process from here on (SECBIT_NO_SETUID_FIXUP, capabilities(7)). Needs
+/// CAP_SETPCAP.
+pub fn keep_capabilities() -> io::Result<()> {
+    const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+}
+
+/// Makes those the user and group whom this thread is to file systems (setfsuid(2), setfsgid(2)). Needs CAP_SETUID and
+/// CAP_SETGID: these calls do not say that they failed, so they are asked once more.
+pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
+    for (call, id) in [(libc::SYS_setfsgid, gid), (libc::SYS_setfsuid, uid)] {
+        // SAFETY: no pointers.
+        let now = unsafe {
+            libc::syscall(call, id);
+            libc::syscall(call, u32::MAX)
+        };
+        if now as u32 != id {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+    }
+    Ok(())
 }

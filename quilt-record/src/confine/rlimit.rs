@@ -94,6 +94,23 @@ pub fn set(limits: &[Rlimit]) -> io::Result<()> {
     Ok(())
 }
 
+/// Raises the hard limits to what [`set`] will ask, as far as this process may, and lowers none. Before it enters a user
+/// namespace, where it may not (`capable(CAP_SYS_RESOURCE)` in `do_prlimit`, Linux kernel/sys.c).
+pub fn raise(limits: &[Rlimit]) -> io::Result<()> {
+    for (name, resource) in KNOWN {
+        let asked =
+            limits.iter().find(|limit| limit.name == name).and_then(|limit| limit.hard).unwrap_or(RLIM_INFINITY);
+        let (soft, hard) = getrlimit(resource)?;
+        if asked > hard {
+            match setrlimit(resource, soft, asked) {
+                Ok(()) | Err(Errno::EPERM) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
