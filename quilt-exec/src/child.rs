@@ -19,12 +19,14 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, write};
+use quilt_record::confine::rlimit;
 use quilt_record::defence::out;
 use quilt_record::leaf::unforked;
 use quilt_record::process::{arguments, forgo_oom_protection, wait_gone};
 use quilt_record::{Error, confine, sys};
 
 use crate::enter::{ExecError, Program, Stdio};
+use crate::ids;
 use crate::target::{Target, not_running};
 use crate::terminal;
 
@@ -167,13 +169,20 @@ fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &S
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| (At::Namespaces, e))?;
     // Gone with the init, as setns will say.
     let root = stat(format!("/proc/{}/root", target.spawn.init.pid).as_str());
+    let streams = |e: Errno| (At::Streams, e);
+    if let Some(ids) = target.spawn.ids {
+        ids::give(ids, program.confine.uid, stdio).map_err(streams)?;
+        rlimit::raise(&program.confine.rules.rlimits).map_err(|e| (At::Confine, errno(&e)))?;
+    }
     setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;
+    if target.spawn.ids.is_some() {
+        ids::become_root().map_err(|e| (At::Namespaces, errno(&e)))?;
+    }
     // The root of the namespace, which ought to be the init's: never the host's instead.
     let here = stat("/").map_err(|e| (At::Namespaces, e))?;
     if !root.is_ok_and(|root| (root.st_dev, root.st_ino) == (here.st_dev, here.st_ino)) {
         return Err((At::Namespaces, Errno::EXDEV));
     }
-    let streams = |e: Errno| (At::Streams, e);
     if let Some(socket) = &stdio.terminal {
         let uid = program.confine.uid;
         return terminal::inside(socket.as_fd(), uid).map_err(|e| streams(errno(&e)));

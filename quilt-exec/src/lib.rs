@@ -14,6 +14,7 @@ mod child;
 pub mod cli;
 mod enter;
 mod guard;
+mod ids;
 mod once;
 mod pump;
 mod receipt;

@@ -16,6 +16,8 @@ use quilt_record::{Code, Container, Error, Id, Instance, Record, Step, leaf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::ids;
+
 /// What `exec` needs of what `spawn` was asked.
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -134,7 +136,9 @@ impl Target {
             return Err(not_running(&self.id));
         }
         let found = user::resolve(root.as_fd(), spec)?;
-        Ok((confine(&found), Some(found.home)))
+        let confine = confine(&found);
+        ids::check(self.spawn.ids, &confine)?;
+        Ok((confine, Some(found.home)))
     }
 
     /// The environment of a command: the container's, with `home` unless the container names one, under `extra`

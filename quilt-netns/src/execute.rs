@@ -85,6 +85,10 @@ fn sysctl(path: &str, value: &str) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(value.as_bytes())
 }
 
+fn unmade(namespace: &str) -> Error {
+    Error::new(Code::Internal, format!("use the {namespace} namespace"), "it has not been made")
+}
+
 /// What carries out a plan.
 pub(crate) struct Machine<'a> {
     instance: &'a Instance,
@@ -92,6 +96,7 @@ pub(crate) struct Machine<'a> {
     shard: Option<Shard>,
     host: Netlink,
     namespace: Option<Namespace>,
+    user: Option<OwnedFd>,
     visit: Option<Visit>,
     indices: Vec<(String, u32)>,
     /// Whether the firewall looks at frames.
@@ -110,6 +115,7 @@ impl<'a> Machine<'a> {
             shard: None,
             host: host_socket()?,
             namespace: None,
+            user: None,
             visit: None,
             indices: vec![("lo".to_owned(), 1)],
             pinned: nft::wants_pinned(),
@@ -123,7 +129,7 @@ impl<'a> Machine<'a> {
         let mut machine = Machine::new(instance, subnet)?;
         let visit = Visit { home: Some(Visit::own()?) };
         setns(&net, CloneFlags::CLONE_NEWNET).step(|| "enter the container's network namespace")?;
-        machine.arrived(net, None)?;
+        machine.arrived(net)?;
         visit.end().map(|()| machine)
     }
 
@@ -203,14 +209,18 @@ impl<'a> Machine<'a> {
                 let home = Visit::own()?;
                 unshare(CloneFlags::CLONE_NEWNET).step(text)?;
                 self.visit = Some(Visit { home: Some(home) });
-                self.arrived(Visit::own()?, None)
+                self.arrived(Visit::own()?)
             }
             Step::Pair(map) => {
                 let home = Visit::own()?;
-                let userns::Pair { user, net } = userns::make(*map)?;
+                let Some(net) = userns::make_known(*map, true)?.net else { return Err(unmade("network")) };
                 setns(&net, CloneFlags::CLONE_NEWNET).step(text)?;
                 self.visit = Some(Visit { home: Some(home) });
-                self.arrived(net, Some(user))
+                self.arrived(net)
+            }
+            Step::User(map) => {
+                self.user = Some(userns::make_known(*map, false)?.user);
+                Ok(())
             }
             // Not fs::write: a file that is missing would be EACCES to a kernel asked to create it.
             Step::Sysctl { path, value } => match sysctl(path, value) {
@@ -220,10 +230,10 @@ impl<'a> Machine<'a> {
             },
             Step::Return => self.visit.take().map_or(Ok(()), Visit::end),
             Step::PinNet(path) => self.namespace(|n| pin::pin(n.net.as_fd(), path).step(text)),
-            Step::PinUser(path) => self.namespace(|n| match &n.user {
+            Step::PinUser(path) => match &self.user {
                 Some(user) => pin::pin(user.as_fd(), path).step(text),
-                None => Ok(()),
-            }),
+                None => Err(unmade("user")),
+            },
             Step::Inside(messages) => {
                 let indices = std::mem::take(&mut self.indices);
                 let sent = self
@@ -234,15 +244,15 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn arrived(&mut self, net: OwnedFd, user: Option<OwnedFd>) -> Result<(), Error> {
-        self.namespace = Some(Namespace { net, user, socket: host_socket()? });
+    fn arrived(&mut self, net: OwnedFd) -> Result<(), Error> {
+        self.namespace = Some(Namespace { net, socket: host_socket()? });
         Ok(())
     }
 
     fn namespace(&mut self, act: impl FnOnce(&mut Namespace) -> Result<(), Error>) -> Result<(), Error> {
         match &mut self.namespace {
             Some(namespace) => act(namespace),
-            None => Err(Error::new(Code::Internal, "enter the network namespace", "it has not been made")),
+            None => Err(unmade("network")),
         }
     }
 

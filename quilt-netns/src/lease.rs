@@ -1,10 +1,12 @@
-//! Address leases: the symlink `<run>/leases-BOOT/ADDRESS`, whose target is the owner's `CLAIM/ID`. Making it is taking
-//! the address: the kernel decides who was first, and the lease is never there without its owner's name.
+//! Leases of addresses and of ids: the symlink `<run>/leases-BOOT/ADDRESS` or `…/ids@BLOCK`, whose target is the owner's
+//! `CLAIM/ID`. Making it is taking what it names: the kernel decides who was first, and the lease is never there without
+//! its owner's name.
 //!
-//! The hard thing: a lease whose owner is gone may be taken back, but two who do so at once would give the address to
+//! The hard thing: a lease whose owner is gone may be taken back, but two who do so at once would give what it names to
 //! two containers. So creates never do it; only [`reclaim`], under one lock, does.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
@@ -17,6 +19,7 @@ use quilt_record::id::hash64;
 use quilt_record::process::boot_id;
 use quilt_record::{Claim, Code, Container, Error, Id, Instance, Step, lock};
 
+use crate::ids::Range;
 use crate::subnet::{Shard, Subnet};
 
 /// How many addresses are tried one by one before the directory is read.
@@ -32,8 +35,8 @@ pub fn owner(id: &Id, claim: Claim) -> String {
     format!("{claim}/{id}")
 }
 
-/// All leases: address and owner.
-pub fn list(instance: &Instance) -> Result<BTreeMap<Ipv4Addr, String>, Error> {
+/// All leases: what they name, and the owner.
+pub(crate) fn list(instance: &Instance) -> Result<BTreeMap<Name, String>, Error> {
     let dir = dir(instance);
     let step = || format!("list the leases in {}", dir.display());
     let entries = match fs::read_dir(&dir) {
@@ -44,15 +47,64 @@ pub fn list(instance: &Instance) -> Result<BTreeMap<Ipv4Addr, String>, Error> {
     let mut leases = BTreeMap::new();
     for entry in entries {
         let entry = entry.step(step)?;
-        let Some(address) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+        let Some(name) = entry.file_name().to_str().and_then(Name::parse) else { continue };
         if let Some(owner) = read(&entry.path()).step(step)? {
-            leases.insert(address, owner);
+            leases.insert(name, owner);
         }
     }
     Ok(leases)
 }
 
-fn read(path: &Path) -> io::Result<Option<String>> {
+/// What a lease is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Name {
+    /// An address of the subnet.
+    Address(Ipv4Addr),
+    /// A block of ids, by its number.
+    Ids(u32),
+}
+
+impl Name {
+    fn parse(text: &str) -> Option<Name> {
+        match text.strip_prefix("ids@") {
+            Some(number) => number.parse().ok().map(Name::Ids),
+            None => text.parse().ok().map(Name::Address),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Name::Address(address) => address.fmt(f),
+            Name::Ids(number) => write!(f, "ids@{number}"),
+        }
+    }
+}
+
+/// Takes what `name` says if it is free or ours already; else returns who has it. `dry`: only looks.
+pub(crate) fn take(instance: &Instance, name: Name, mine: &str, dry: bool) -> Result<Option<String>, Error> {
+    let path = dir(instance).join(name.to_string());
+    let step = || format!("lease {name}");
+    if dry {
+        return Ok(read(&path).step(step)?.filter(|owner| owner != mine));
+    }
+    loop {
+        match symlink(mine, &path) {
+            Ok(()) => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => make_dir(instance)?,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => match read(&path).step(step)? {
+                Some(owner) if owner == mine => return Ok(None),
+                Some(owner) => return Ok(Some(owner)),
+                // Given back in between.
+                None => {}
+            },
+            Err(e) => return Err(Error::os(step(), e)),
+        }
+    }
+}
+
+pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
     match fs::read_link(path) {
         Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -73,24 +125,7 @@ pub(crate) struct Asking<'a> {
 impl Asking<'_> {
     /// Takes the address if it is free or ours already; else returns who has it.
     fn try_take(&self, address: Ipv4Addr) -> Result<Option<String>, Error> {
-        let (path, mine) = (dir(self.instance).join(address.to_string()), owner(self.id, self.claim));
-        let step = || format!("lease {address}");
-        if self.dry {
-            return Ok(read(&path).step(step)?.filter(|owner| *owner != mine));
-        }
-        loop {
-            match symlink(&mine, &path) {
-                Ok(()) => return Ok(None),
-                Err(e) if e.kind() == ErrorKind::NotFound => make_dir(self.instance)?,
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => match read(&path).step(step)? {
-                    Some(owner) if owner == mine => return Ok(None),
-                    Some(owner) => return Ok(Some(owner)),
-                    // Given back in between.
-                    None => {}
-                },
-                Err(e) => return Err(Error::os(step(), e)),
-            }
-        }
+        take(self.instance, Name::Address(address), &owner(self.id, self.claim), self.dry)
     }
 
     /// Takes this very address, and its piece.
@@ -140,7 +175,7 @@ impl Asking<'_> {
                     taken = Some(list(self.instance)?);
                 }
                 let known = taken.as_ref().filter(|_| tries >= PROBES);
-                if known.is_some_and(|t| t.contains_key(&address)) {
+                if known.is_some_and(|t| t.contains_key(&Name::Address(address))) {
                     continue;
                 }
                 if self.try_take(address)?.is_none() {
@@ -152,7 +187,7 @@ impl Asking<'_> {
     }
 }
 
-fn make_dir(instance: &Instance) -> Result<(), Error> {
+pub(crate) fn make_dir(instance: &Instance) -> Result<(), Error> {
     let dir = dir(instance);
     match fs::DirBuilder::new().mode(0o700).create(&dir) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::os(format!("make {}", dir.display()), e)),
@@ -160,12 +195,12 @@ fn make_dir(instance: &Instance) -> Result<(), Error> {
     }
 }
 
-/// Gives back the lease of the container, if it is its own: idempotent.
+/// Gives back the leases of the container, if they are its own: idempotent.
 pub fn release(instance: &Instance, id: &Id, claim: Claim) -> Result<(), Error> {
     let (dir, mine) = (dir(instance), owner(id, claim));
     let step = || format!("give back the address of {id}");
-    let give_back = |address: Ipv4Addr| -> Result<bool, Error> {
-        let path = dir.join(address.to_string());
+    let give_back = |name: Name| -> Result<bool, Error> {
+        let path = dir.join(name.to_string());
         if read(&path).step(step)?.as_deref() != Some(mine.as_str()) {
             return Ok(false);
         }
@@ -177,13 +212,14 @@ pub fn release(instance: &Instance, id: &Id, claim: Claim) -> Result<(), Error> 
     // Where it most likely is; else wherever it is.
     let subnet = Subnet::of(instance, None, false)?;
     for address in subnet.candidates(subnet.shard(0), hash64(id.as_str().as_bytes())).take(PROBES / 2) {
-        if give_back(address)? {
+        // Whose ids follow from the address has no other lease.
+        if give_back(Name::Address(address))? && Range::of(instance, None, false)?.follows(subnet, address).is_some() {
             return Ok(());
         }
     }
-    for (address, owner) in list(instance)? {
+    for (name, owner) in list(instance)? {
         if owner == mine {
-            give_back(address)?;
+            give_back(name)?;
         }
     }
     Ok(())
@@ -196,8 +232,8 @@ pub fn reclaim(instance: &Instance) -> Result<usize, Error> {
     let file = File::options().create(true).truncate(false).write(true).open(&path).step(step)?;
     lock::acquire(file.as_fd(), Duration::from_secs(10), "the leases")?;
     let mut count = 0;
-    for (address, owner) in list(instance)? {
-        let path = dir(instance).join(address.to_string());
+    for (name, owner) in list(instance)? {
+        let path = dir(instance).join(name.to_string());
         // Since the list was made, its owner may have given it back and gone, and another taken it. Nobody but a reclaim
         // touches the lease of one that is gone.
         if stale(instance, &owner) && read(&path).step(step)? == Some(owner) {

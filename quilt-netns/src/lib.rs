@@ -16,12 +16,14 @@ use serde::Deserialize;
 use quilt_record::have::{Link, Netns};
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Claim, Code, Container, Error, Id, Instance};
+use quilt_record::{Claim, Code, Container, Error, Id, Instance, Record};
 
 mod check;
 mod execute;
 mod files;
+pub mod ids;
 mod interface;
+mod kept;
 pub mod lease;
 mod legacy;
 #[allow(missing_docs)] // Its fields are the arguments of the messages that the variants name.
@@ -40,19 +42,22 @@ mod shared;
 pub mod step;
 pub mod subnet;
 mod traffic;
+mod trial;
 mod userns;
 mod want;
 
 pub use check::Verdict;
+pub use ids::{Around, Range};
 pub use lease::{reclaim, release};
 pub use pin::unpin;
 pub use remove::{LinkWatch, Retired, delete_link, leases, retire_link, teardown, undo, watch_link};
 pub use repair::{Repaired, repair_container, repair_shared};
 pub use subnet::Subnet;
 pub use traffic::{Traffic, traffic};
-pub use want::{IdMap, Network, Want};
+pub use want::{Network, Userns, Want};
 
 use execute::Machine;
+use ids::Choice;
 use message::ETH;
 use plan::{Facts, Lease};
 use shared::Place;
@@ -64,13 +69,30 @@ pub static STAGE: Stage<Want, Netns> = Stage { name: "netns", act, undo: undo_st
 
 fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<Netns>> {
     let Context { instance, id, claim, want, .. } = context;
+    let around = around(context.record)?;
     match context.container {
-        Some(container) => Ok(Outcome::Done(create(instance, id, *claim, want, previous(container)?)?)),
+        Some(container) => Ok(Outcome::Done(create(instance, id, *claim, want, previous(container)?, &around)?)),
         None => {
             let before = Container::open(instance, id).ok().and_then(|c| previous(&c).ok().flatten());
-            Ok(Outcome::Plan(dry_run(instance, id, *claim, want, before)?))
+            Ok(Outcome::Plan(dry_run(instance, id, *claim, want, before, &around)?))
         }
     }
+}
+
+/// What other tools do or are asked that the ids depend on.
+fn around(record: &Record) -> Result<Around, Error> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Asked {
+        pid: Option<String>,
+        privileged: bool,
+    }
+    let asked: Asked = record.want("spawn")?;
+    Ok(Around {
+        layers: record.have("unpack")?,
+        host_pids: asked.pid.as_deref() == Some("host"),
+        privileged: asked.privileged,
+    })
 }
 
 fn undo_stage(instance: &Instance, id: &Id, claim: Claim) -> anyhow::Result<()> {
@@ -102,21 +124,28 @@ pub fn create(
     claim: Claim,
     want: &Want,
     previous: Option<Ipv4Addr>,
+    around: &Around,
 ) -> Result<Netns, Error> {
     want.check()?;
     let hostname = want.hostname(id)?;
-    if want.network() == Network::Host {
-        return Ok(have(instance, id, want, hostname, None, files::resolv_conf(want), Vec::new()));
-    }
+    let choice = ids::choose(instance, want, around, false)?;
     let resolv = files::resolv_conf(want);
+    let mut notes = choice.note();
+    if let (Network::Host, Choice::Host(_)) = (want.network(), &choice) {
+        return Ok(have(instance, id, want, hostname, None, resolv, notes));
+    }
     let servers = files::servers(&resolv);
     let mut from = 0;
     loop {
-        let mut planner = Planner { instance, id, claim, want, previous, servers: &servers, from, dry: false };
+        let (servers, choice) = (&servers, &choice);
+        let mut planner = Planner { instance, id, claim, want, previous, servers, choice, from, dry: false };
         let (mut machine, facts) = planner.facts()?;
         match machine.run(&plan::plan(instance, id, want, &facts)) {
             Ok(()) => {
-                return Ok(have(instance, id, want, hostname, Some(&facts), resolv, machine.notes()));
+                if want.network() != Network::Host {
+                    notes.extend(machine.notes());
+                }
+                return Ok(have(instance, id, want, hostname, Some(&facts), resolv, notes));
             }
             // The bridge has no port left (others may have added some): the next one.
             Err(e) if e.errno == Some(libc::EXFULL) && want.ip.is_none() => {
@@ -139,14 +168,16 @@ pub fn dry_run(
     claim: Claim,
     want: &Want,
     previous: Option<Ipv4Addr>,
+    around: &Around,
 ) -> Result<Vec<String>, Error> {
     want.check()?;
     want.hostname(id)?;
-    if want.network() == Network::Host {
+    let choice = &ids::choose(instance, want, around, true)?;
+    if let (Network::Host, Choice::Host(_)) = (want.network(), choice) {
         return Ok(Vec::new());
     }
-    let servers = files::servers(&files::resolv_conf(want));
-    let mut planner = Planner { instance, id, claim, want, previous, servers: &servers, from: 0, dry: true };
+    let servers = &files::servers(&files::resolv_conf(want));
+    let mut planner = Planner { instance, id, claim, want, previous, servers, choice, from: 0, dry: true };
     let (_, facts) = planner.facts()?;
     Ok(plan::plan(instance, id, want, &facts).iter().flat_map(Step::lines).collect())
 }
@@ -159,13 +190,15 @@ struct Planner<'a> {
     want: &'a Want,
     previous: Option<Ipv4Addr>,
     servers: &'a [Ipv4Addr],
+    choice: &'a Choice,
     from: u32,
     dry: bool,
 }
 
 impl<'a> Planner<'a> {
     fn facts(&mut self) -> Result<(Machine<'a>, Facts), Error> {
-        let subnet = Subnet::of(self.instance, self.want.subnet, !self.dry)?;
+        let keep = !self.dry && self.want.network() != Network::Host;
+        let subnet = Subnet::of(self.instance, self.want.subnet, keep)?;
         let mut machine = Machine::new(self.instance, subnet)?;
         let mut facts = Facts {
             subnet,
@@ -176,6 +209,8 @@ impl<'a> Planner<'a> {
             servers: self.servers.to_vec(),
             forwards: true,
             pins_mounted: pin::is_mounted(self.instance),
+            ids: None,
+            ids_lease: None,
         };
         if self.want.network() == Network::Bridge {
             let lease = self.lease(subnet)?;
@@ -200,6 +235,15 @@ impl<'a> Planner<'a> {
                 facts.strays = shared::strays(machine.host_socket(), places, &bridge, &mut facts.looked)?;
             }
             facts.lease = Some(lease);
+        }
+        match *self.choice {
+            Choice::Host(_) => {}
+            Choice::Map(map) => facts.ids = Some(map),
+            Choice::Auto(range) => {
+                let address = facts.lease.as_ref().map(|lease| (subnet, lease.address));
+                let (map, lease) = ids::block(range, address, (self.instance, self.id, self.claim), self.dry)?;
+                (facts.ids, facts.ids_lease) = (Some(map), lease);
+            }
         }
         Ok((machine, facts))
     }
@@ -235,6 +279,8 @@ fn have(
     resolv: String,
     notes: Vec<String>,
 ) -> Netns {
+    let beside_host = want.network() == Network::Host;
+    let ids = facts.and_then(|facts| facts.ids);
     let link = facts.and_then(|facts| {
         let lease = facts.lease.as_ref()?;
         Some(Link {
@@ -256,8 +302,9 @@ fn have(
     Netns {
         boot: boot_id().to_owned(),
         network: want.network().as_str().to_owned(),
-        net: facts.map(|_| pin::net(instance, id)),
-        user: facts.and(want.userns).map(|_| pin::user(instance, id)),
+        net: (!beside_host).then(|| pin::net(instance, id)),
+        user: ids.filter(|_| beside_host).map(|_| pin::user(instance, id)),
+        ids,
         link,
         hostname,
         files,

@@ -35,6 +35,5 @@ impl Drop for Visit {
 /// The container's network namespace, once it is made.
 pub(crate) struct Namespace {
     pub net: OwnedFd,
-    pub user: Option<OwnedFd>,
     pub socket: Netlink,
 }

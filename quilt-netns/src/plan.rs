@@ -1,10 +1,13 @@
 //! What a container's network costs, step by step, before any of it is done.
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use quilt_record::idmap::IdMap;
 use quilt_record::{Id, Instance, defence};
 
+use crate::ids;
 use crate::message::{ETH, Message};
 use crate::pin;
 use crate::shared::{self, Place};
@@ -31,6 +34,10 @@ pub struct Facts {
     pub forwards: bool,
     /// Whether the directory of pins is mounted.
     pub pins_mounted: bool,
+    /// The ids of the container's own, if it gets a user namespace.
+    pub ids: Option<IdMap>,
+    /// The lease of them, where they do not follow from the address.
+    pub ids_lease: Option<ids::Lease>,
 }
 
 /// An address that was taken.
@@ -49,19 +56,40 @@ pub struct Lease {
 /// The host's switch for forwarding (ip-sysctl.rst).
 pub const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
+/// Who may use ping(8)'s sockets: every group.
+const PING: &str = "/proc/sys/net/ipv4/ping_group_range";
+
 /// The sysctls of a container's network namespace. `default` and not `all`: it is what the interface that is made next
 /// starts with, and it needs no RTNL, for which `all` would spin. Loopback keeps ::1. The other two are what docker
 /// sets: low ports and ping without capabilities.
 const SYSCTLS: [(&str, &str); 3] = [
     ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
-    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    (PING, "0 2147483647"),
 ];
+
+/// The most that a number of [`PING`] may be (`GID_T_MAX`, net/ipv4/sysctl_net_ipv4.c).
+const PING_MAX: u32 = i32::MAX as u32;
+
+/// The value of a sysctl for a container with these ids. Groups are the host's, whoever reads it: inside, others than its
+/// own would look like none at all.
+fn value(path: &str, value: &'static str, ids: Option<IdMap>) -> Cow<'static, str> {
+    match ids.and_then(|ids| Some((ids.gid, ids.gid(ids.size - 1)?))) {
+        Some((first, last)) if path == PING && last <= PING_MAX => format!("{first} {last}").into(),
+        _ => value.into(),
+    }
+}
 
 /// The plan for one container. Pure: the same input gives the same plan.
 pub fn plan(instance: &Instance, id: &Id, want: &Want, facts: &Facts) -> Vec<Step> {
     let mut steps = Vec::with_capacity(16);
+    let lease_ids = facts.ids_lease.clone().map(|ids::Lease { path, owner }| Step::Lease { path, owner });
+    let mount_pins = (!facts.pins_mounted).then(|| Step::MountPins(pin::dir(instance)));
     if want.network() == Network::Host {
+        if let Some(map) = facts.ids {
+            steps.extend(lease_ids.into_iter().chain(mount_pins));
+            steps.extend([Step::User(map), Step::PinUser(pin::user(instance, id))]);
+        }
         return steps;
     }
     if let Some(Lease { shard, path, owner, .. }) = &facts.lease {
@@ -73,16 +101,11 @@ pub fn plan(instance: &Instance, id: &Id, want: &Want, facts: &Facts) -> Vec<Ste
             steps.extend(shared::steps(instance, facts, *shard));
         }
     }
-    if !facts.pins_mounted {
-        steps.push(Step::MountPins(pin::dir(instance)));
-    }
-    steps.push(want.userns.map_or(Step::Unshare, Step::Pair));
+    steps.extend(lease_ids.into_iter().chain(mount_pins));
+    steps.push(facts.ids.map_or(Step::Unshare, Step::Pair));
     let sysctls = SYSCTLS.into_iter().filter(|(path, _)| !path.contains("ipv6") || !defence::out("no-ipv6"));
-    steps.extend(sysctls.map(|(path, value)| Step::Sysctl { path: path.into(), value }));
+    steps.extend(sysctls.map(|(path, usual)| Step::Sysctl { path: path.into(), value: value(path, usual, facts.ids) }));
     steps.push(Step::Return);
-    if want.userns.is_some() {
-        steps.push(Step::PinUser(pin::user(instance, id)));
-    }
     steps.push(Step::PinNet(pin::net(instance, id)));
     let Some(Lease { address, shard, .. }) = facts.lease else {
         steps.push(Step::Inside(vec![Message::Up { name: "lo".to_owned() }]));
@@ -133,14 +156,23 @@ mod tests {
             looked.push(Step::LookFirewall(nft::questions(instance, subnet, true, &[server])));
         }
         let (forwards, pins_mounted) = (bridge_ready, bridge_ready);
-        Facts { subnet, lease, bridge_ready, looked, strays, servers, forwards, pins_mounted }
+        let (ids, ids_lease) = (None, None);
+        Facts { subnet, lease, bridge_ready, looked, strays, servers, forwards, pins_mounted, ids, ids_lease }
     }
 
     fn lines(want: &Want, bridge_ready: bool) -> Vec<String> {
+        lines_for(want, bridge_ready, None)
+    }
+
+    fn lines_for(want: &Want, bridge_ready: bool, ids: Option<IdMap>) -> Vec<String> {
         let instance = Instance::locate(Some("/nowhere/q".as_ref()));
         let (Ok(instance), Ok(id)) = (instance, "web".parse()) else { return Vec::new() };
         let mut facts = facts(&instance, bridge_ready);
         facts.lease = facts.lease.filter(|_| want.network() == Network::Bridge);
+        facts.ids = ids;
+        let path = instance.run().join("leases-b00t/ids@8192");
+        facts.ids_lease =
+            ids.filter(|_| facts.lease.is_none()).map(|_| ids::Lease { path, owner: "c1a1/web".to_owned() });
         let (prefix, veth) = (instance.bridge_prefix(), instance.veth(&id));
         let lines = plan(&instance, &id, want, &facts).iter().flat_map(Step::lines).collect::<Vec<_>>();
         let general = |line: &String| {
@@ -177,17 +209,18 @@ mod tests {
 
     const LEASE: [&str; 2] = ["symlink ROOT/run/leases-b00t/10.42.4.9 -> c1a1/web", "host: RTM_GETLINK BRIDGE1"];
 
+    const LOOK: [&str; 6] = [
+        "host: NFT_MSG_GETCHAIN ip NAME postrouting",
+        "host: NFT_MSG_GETCHAIN ip NAME forward",
+        "host: NFT_MSG_GETCHAIN ip NAME input",
+        "host: NFT_MSG_GETCHAIN bridge NAME frames",
+        "host: NFT_MSG_GETCHAIN bridge NAME passed",
+        "host: NFT_MSG_GETSETELEM ip NAME resolvers { 10.0.0.2 }",
+    ];
+
     #[test]
     fn with_the_bridge_there_two_batches_do() {
-        let look = [
-            "host: NFT_MSG_GETCHAIN ip NAME postrouting",
-            "host: NFT_MSG_GETCHAIN ip NAME forward",
-            "host: NFT_MSG_GETCHAIN ip NAME input",
-            "host: NFT_MSG_GETCHAIN bridge NAME frames",
-            "host: NFT_MSG_GETCHAIN bridge NAME passed",
-            "host: NFT_MSG_GETSETELEM ip NAME resolvers { 10.0.0.2 }",
-        ];
-        assert_eq!(lines(&Want::default(), true), [&LEASE[..], &look, &INSIDE, &CONNECT].concat());
+        assert_eq!(lines(&Want::default(), true), [&LEASE[..], &LOOK, &INSIDE, &CONNECT].concat());
     }
 
     #[test]
@@ -246,5 +279,23 @@ mod tests {
         let none = ["bind the network namespace to ROOT/run/ns/web", "container: RTM_NEWLINK lo up"];
         assert_eq!(lines(&want(Network::None), true), [&INSIDE[..], &none].concat());
         assert_eq!(lines(&want(Network::Host), true), [""; 0]);
+    }
+
+    #[test]
+    fn with_ids_of_its_own_the_namespace_is_made_by_a_child() {
+        let ids = IdMap { uid: 100_000, gid: 200_000, size: 65_536 };
+        let want = |network| Want { network: Some(network), ..Want::default() };
+        let maps = ["write 0 100000 65536 to /proc/CHILD/uid_map", "write 0 200000 65536 to /proc/CHILD/gid_map"];
+        let pair =
+            [&["clone3 CLONE_NEWUSER|CLONE_NEWNET"][..], &maps, &["setns CLONE_NEWNET: the container's"]].concat();
+        let mut inside = [&pair[..], &INSIDE[1..]].concat();
+        inside[6] = "write 200000 265535 to /proc/sys/net/ipv4/ping_group_range";
+        assert_eq!(lines_for(&Want::default(), true, Some(ids)), [&LEASE[..], &LOOK, &inside, &CONNECT].concat());
+        let lease = ["symlink ROOT/run/leases-b00t/ids@8192 -> c1a1/web"];
+        let none = ["bind the network namespace to ROOT/run/ns/web", "container: RTM_NEWLINK lo up"];
+        assert_eq!(lines_for(&want(Network::None), true, Some(ids)), [&lease[..], &inside, &none].concat());
+        let user =
+            [&["clone3 CLONE_NEWUSER"][..], &maps, &["bind the user namespace to ROOT/run/ns/user@web"]].concat();
+        assert_eq!(lines_for(&want(Network::Host), true, Some(ids)), [&lease[..], &user].concat());
     }
 }

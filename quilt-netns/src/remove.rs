@@ -1,6 +1,5 @@
 //! Takes a network back: a container's, by name, or the whole instance's.
 
-use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use crate::interface::Interface;
 use crate::message::{Message, Names};
 use crate::netlink::Netlink;
 use crate::subnet::Subnet;
-use crate::{lease, nft, pin};
+use crate::{ids, kept, lease, nft, pin};
 
 /// Takes back what a create did for the container, whichever of it is there: pins, interface, address. Does all it can,
 /// and returns the first thing that it could not do.
@@ -131,14 +130,15 @@ pub fn teardown(instance: &Instance) -> Result<(), Error> {
     }
     pin::unmount_dir(instance)?;
     lease::reclaim(instance)?;
-    let _ = std::fs::remove_dir(lease::dir(instance));
+    let _ = std::fs::remove_dir_all(lease::dir(instance));
     for lock in ["leases.lock", "net.lock", "ns.lock"] {
         let _ = std::fs::remove_file(instance.run().join(lock));
     }
-    Subnet::forget(instance)
+    kept::forget(instance, "subnet")?;
+    kept::forget(instance, ids::RANGE)
 }
 
-/// The addresses in use: `(address, CLAIM/ID)`.
-pub fn leases(instance: &Instance) -> Result<Vec<(Ipv4Addr, String)>, Error> {
+/// What is leased: addresses and blocks of ids, each with its owner, `CLAIM/ID`.
+pub fn leases(instance: &Instance) -> Result<Vec<(lease::Name, String)>, Error> {
     Ok(lease::list(instance)?.into_iter().collect())
 }

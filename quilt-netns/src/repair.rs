@@ -82,6 +82,8 @@ fn repair_shard(
         servers: servers.to_vec(),
         forwards: shared::forwards()?,
         pins_mounted: pin::is_mounted(instance),
+        ids: None,
+        ids_lease: None,
     };
     machine.made = Some(Vec::new());
     machine.run(&shared::steps(instance, &facts, shard))?;

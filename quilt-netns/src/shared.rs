@@ -162,7 +162,7 @@ pub fn steps(instance: &Instance, facts: &Facts, shard: Shard) -> Vec<Step> {
     ]));
     if !defence::out("no-ipv6") {
         let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-        steps.push(Step::Sysctl { path: path.into(), value: "1" });
+        steps.push(Step::Sysctl { path: path.into(), value: "1".into() });
     }
     steps.push(Step::Host(vec![
         Message::NewAddress { name: name.clone(), address: gateway, prefix: 32 },

@@ -4,17 +4,18 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
+use quilt_record::idmap::IdMap;
+
 use crate::message::Message;
 use crate::nft;
 use crate::plan::IP_FORWARD;
 use crate::shared::{Label, Place};
 use crate::subnet::Shard;
-use crate::want::IdMap;
 
 /// One step. It prints as one line for each thing that the kernel is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Take the address: done while planning.
+    /// Take the address, or a block of ids: done while planning.
     Lease { path: PathBuf, owner: String },
     /// Look whether the bridge is there: done while planning.
     Look(Message),
@@ -40,8 +41,10 @@ pub enum Step {
     Unshare,
     /// Make a user namespace that owns a network namespace, and enter the latter.
     Pair(IdMap),
+    /// Make a user namespace, alone.
+    User(IdMap),
     /// Write a sysctl of the network namespace.
-    Sysctl { path: Cow<'static, str>, value: &'static str },
+    Sysctl { path: Cow<'static, str>, value: Cow<'static, str> },
     /// Go back to the host's network namespace.
     Return,
     /// Pin the network namespace.
@@ -50,6 +53,12 @@ pub enum Step {
     PinUser(PathBuf),
     /// Send one batch from inside the network namespace.
     Inside(Vec<Message>),
+}
+
+/// The writing of the maps.
+fn maps(map: IdMap) -> [String; 2] {
+    [("uid_map", map.uid), ("gid_map", map.gid)]
+        .map(|(file, first)| format!("write 0 {first} {} to /proc/CHILD/{file}", map.size))
 }
 
 impl Step {
@@ -64,12 +73,13 @@ impl Step {
             }
             Step::Attach(place) => lines(&place.attach().concat(), "host"),
             Step::Look(message) => vec![format!("host: {message}")],
-            Step::Pair(map) => vec![
-                "clone3 CLONE_NEWUSER|CLONE_NEWNET".to_owned(),
-                format!("write 0 {} {} to /proc/CHILD/uid_map", map.uid, map.size),
-                format!("write 0 {} {} to /proc/CHILD/gid_map", map.gid, map.size),
-                "setns CLONE_NEWNET: the container's".to_owned(),
-            ],
+            Step::Pair(map) => [
+                &["clone3 CLONE_NEWUSER|CLONE_NEWNET".to_owned()][..],
+                &maps(*map),
+                &["setns CLONE_NEWNET: the container's".to_owned()],
+            ]
+            .concat(),
+            Step::User(map) => [&["clone3 CLONE_NEWUSER".to_owned()][..], &maps(*map)].concat(),
             one => vec![one.to_string()],
         }
     }
@@ -98,7 +108,8 @@ impl fmt::Display for Step {
             | Step::Look(_)
             | Step::Host(_)
             | Step::Inside(_)
-            | Step::Pair(_) => f.write_str(&self.lines().join("; ")),
+            | Step::Pair(_)
+            | Step::User(_) => f.write_str(&self.lines().join("; ")),
         }
     }
 }

@@ -2,14 +2,14 @@
 //! bridge has (`BR_MAX_PORTS`, net/bridge/br_private.h).
 
 use std::fmt;
-use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::symlink;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use quilt_record::{Code, Error, Instance, Step};
+use quilt_record::{Error, Instance};
+
+use crate::kept;
 
 /// The prefix length of a bridge's piece.
 const SHARD: u8 = 22;
@@ -68,6 +68,11 @@ impl Subnet {
         Ipv4Addr::from(u32::from(self.network) + 1)
     }
 
+    /// Which of its addresses this is, from 0.
+    pub fn index(self, address: Ipv4Addr) -> u32 {
+        u32::from(address) & !mask(self.prefix)
+    }
+
     /// How many bridges there can be.
     pub fn shards(self) -> u32 {
         1 << SHARD.saturating_sub(self.prefix)
@@ -103,40 +108,7 @@ impl Subnet {
 
     /// The subnet of the instance: what its first use chose. `asked` must agree. Keeps it if `keep` is set.
     pub fn of(instance: &Instance, asked: Option<Subnet>, keep: bool) -> Result<Subnet, Error> {
-        let path = instance.state().join("subnet");
-        let step = || format!("read {}", path.display());
-        let kept = || match fs::read_link(&path) {
-            Ok(text) => text.to_string_lossy().parse().map(Some).map_err(|e| Error::new(Code::Invalid, step(), e)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::os(step(), e)),
-        };
-        let mut found: Option<Subnet> = kept()?;
-        if found.is_none() && keep {
-            match symlink(asked.unwrap_or_default().to_string(), &path) {
-                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                    return Err(Error::os(format!("keep the subnet in {}", path.display()), e));
-                }
-                // Whoever was first chose.
-                _ => found = kept()?,
-            }
-        }
-        let subnet = found.or(asked).unwrap_or_default();
-        match asked {
-            Some(asked) if asked != subnet => Err(Error::new(
-                Code::Invalid,
-                "read --subnet",
-                format!("this instance's subnet is {subnet} already, and cannot become {asked}"),
-            )),
-            _ => Ok(subnet),
-        }
-    }
-
-    /// Forgets the subnet of the instance.
-    pub(crate) fn forget(instance: &Instance) -> Result<(), Error> {
-        match fs::remove_file(instance.state().join("subnet")) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).step(|| "forget the subnet"),
-            _ => Ok(()),
-        }
+        kept::setting(instance, "subnet", asked, keep)
     }
 }
 

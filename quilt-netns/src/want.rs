@@ -1,12 +1,16 @@
 //! What can be asked of the network, and whether it makes sense: all of it is looked at before anything is touched.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use quilt_record::idmap::IdMap;
 use quilt_record::{Code, Error, Id};
 
+use crate::ids::Range;
 use crate::subnet::Subnet;
 
 /// The network of a container: the command line's flags and the record's `netns.want`.
@@ -49,10 +53,68 @@ pub struct Want {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Subnet>,
 
-    /// Own the network namespace by a user namespace of the container's own, with these ids. Not offered on the command line yet.
-    #[arg(skip)]
+    /// Whose ids the container's are: auto: 65,536 of the host's that nobody else has; host: the host's own, so that root is
+    /// root; or those of the host from UID and GID on [default: host]
+    #[arg(long, value_name = "auto|host|UID:GID:SIZE", help_heading = "Security")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub userns: Option<IdMap>,
+    pub userns: Option<Userns>,
+
+    /// The host's ids that --userns auto takes from, 65,536 for each container; stays what its first use made it
+    /// [default: 1073741824:1073741824]
+    #[arg(long, value_name = "FIRST:COUNT", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userns_range: Option<Range>,
+}
+
+/// Whose ids a container's are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Userns {
+    /// A block of the instance's range.
+    Auto,
+    /// The host's: no user namespace.
+    Host,
+    /// These.
+    Map(IdMap),
+}
+
+impl Userns {
+    /// What a container gets that asks for nothing.
+    pub const DEFAULT: Userns = Userns::Host;
+}
+
+impl FromStr for Userns {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Userns, String> {
+        match text {
+            "auto" => Ok(Userns::Auto),
+            "host" => Ok(Userns::Host),
+            map if map.contains(':') => map.parse().map(Userns::Map),
+            _ => Err(format!("`{text}` is none of auto, host and UID:GID:SIZE")),
+        }
+    }
+}
+
+impl fmt::Display for Userns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Userns::Auto => f.write_str("auto"),
+            Userns::Host => f.write_str("host"),
+            Userns::Map(map) => map.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Userns {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Userns {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Userns, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// How a container is connected.
@@ -77,18 +139,6 @@ impl Network {
             Network::Host => "host",
         }
     }
-}
-
-/// Which ids of the host the ids 0 to `size - 1` of a user namespace are (user_namespaces(7)).
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct IdMap {
-    /// The host's uid of the container's root.
-    pub uid: u32,
-    /// The host's gid of the container's root group.
-    pub gid: u32,
-    /// How many ids.
-    pub size: u32,
 }
 
 fn invalid(step: &str, message: impl Into<String>) -> Error {
@@ -139,15 +189,6 @@ impl Want {
         if self.ip.is_some() && network != Network::Bridge {
             return Err(invalid("read --ip", format!("--network {} has no address to choose", network.as_str())));
         }
-        if self.userns.is_some() && network == Network::Host {
-            return Err(invalid("read `userns`", "a user namespace cannot own the host's network"));
-        }
-        if let Some(map) = self.userns {
-            let fits = |first: u32| first.checked_add(map.size).is_some();
-            if map.size == 0 || !fits(map.uid) || !fits(map.gid) {
-                return Err(invalid("read `userns`", "uid + size and gid + size must be 1 to 4294967295"));
-            }
-        }
         for domain in &self.dns_search {
             if domain != "." && !is_hostname(domain.trim_end_matches('.')) {
                 return Err(invalid("read --dns-search", format!("`{domain}` is not a domain")));
@@ -181,12 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn user_namespaces_are_read_as_they_are_written() {
+        for text in ["auto", "host", "100000:200000:65536"] {
+            assert_eq!(text.parse::<Userns>().map(|u| u.to_string()), Ok(text.to_owned()));
+        }
+        for bad in ["", "Auto", "none", "0:0:65536", "1:2", "100000"] {
+            assert!(bad.parse::<Userns>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         let ip = Some(Ipv4Addr::new(10, 42, 0, 9));
         for (want, field) in [
             (Want { network: Some(Network::None), ip, ..Want::default() }, "--ip"),
             (Want { dns_search: vec!["a b".to_owned()], ..Want::default() }, "--dns-search"),
-            (Want { userns: Some(IdMap { uid: 1, gid: 1, size: u32::MAX }), ..Want::default() }, "userns"),
             (
                 Want { network: Some(Network::None), add_host: vec!["h:host-gateway".into()], ..Want::default() },
                 "--add-host",

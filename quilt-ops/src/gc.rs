@@ -230,8 +230,8 @@ impl<'a> Collector<'a> {
         let reclaimed = network::reclaim(self.instance);
         self.note(reclaimed.map(|_| false).map_err(Into::into), "lease", "of any container", "")?;
         let after = network::leases(self.instance)?;
-        for (address, _) in before.iter().filter(|lease| !after.contains(lease)) {
-            self.note(Ok(true), "lease", &address.to_string(), "its container is gone")?;
+        for (name, _) in before.iter().filter(|lease| !after.contains(lease)) {
+            self.note(Ok(true), "lease", &name.to_string(), "its container is gone")?;
         }
         Ok(())
     }

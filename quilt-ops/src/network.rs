@@ -1,7 +1,6 @@
 //! A container's network, as far as the verbs see it: who has one, and when it is gone.
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use quilt_netns::{Retired, delete_link, lease, pin, retire_link, unpin, watch_link};
@@ -29,7 +28,7 @@ pub fn finish(name: &str) -> Result<(), Error> {
     if watch_link(name)?.gone(PATIENCE)? { Ok(()) } else { delete_link(name) }
 }
 
-/// Gives the address back. The interface must be gone: it still answers for it.
+/// Gives address and ids back. The interface must be gone: it still answers for the address.
 pub fn release(instance: &Instance, id: &Id, claim: Claim) -> Result<(), Error> {
     lease::release(instance, id, claim)
 }
@@ -40,12 +39,12 @@ pub fn lessee(instance: &Instance, id: &Id) -> Result<Option<Claim>, Error> {
     Ok(owners.filter_map(|o| o.split_once('/').filter(|(_, name)| *name == id.as_str())?.0.parse().ok()).next())
 }
 
-/// The addresses in use, each with its owner: `CLAIM/ID`.
-pub fn leases(instance: &Instance) -> Result<Vec<(Ipv4Addr, String)>, Error> {
+/// The addresses and blocks of ids in use, each with its owner: `CLAIM/ID`.
+pub fn leases(instance: &Instance) -> Result<Vec<(lease::Name, String)>, Error> {
     quilt_netns::leases(instance)
 }
 
-/// Takes back the addresses of containers that are gone; how many.
+/// Takes back the leases of containers that are gone; how many.
 pub fn reclaim(instance: &Instance) -> Result<usize, Error> {
     if !instance.run().exists() {
         return Ok(0);

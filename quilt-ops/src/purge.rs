@@ -16,7 +16,7 @@ use quilt_unpack::tree;
 use crate::{network, remove};
 
 /// What the state directory has of Quilt; a file of anybody else's in it stays.
-const STATE: [&str; 4] = ["containers", "images", "run", "subnet"];
+const STATE: [&str; 5] = ["containers", "images", "run", "subnet", "userns-range"];
 
 /// Removes every container, then all else that belongs to the instance: images, bridges, firewall table, cgroups,
 /// mounts, directories. Stops at the first container that cannot be removed.

@@ -6,6 +6,7 @@ use quilt_record::process::{namespace, stat};
 use quilt_record::stage::in_pipeline;
 use quilt_record::{Code, Error, Id, Instance, Record};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use crate::report::Evidence;
@@ -28,9 +29,26 @@ pub(crate) fn asked(record: &Record) -> Result<Vec<&'static str>, Error> {
     let pid = record.want::<Asked>("spawn")?.pid;
     let host = |asked: Option<String>| asked.as_deref() == Some("host");
     let mut names = ALWAYS.to_vec();
+    names.extend(gets_ids(record)?.then_some("user"));
     names.extend((!host(net)).then_some("net"));
     names.extend((!host(pid)).then_some("pid"));
     Ok(names)
+}
+
+/// Whether the container gets a user namespace, as quilt-netns says, or in a dry run its plan.
+fn gets_ids(record: &Record) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Found {
+        have: Option<Ids>,
+        plan: Option<Vec<String>>,
+    }
+    #[derive(Deserialize)]
+    struct Ids {
+        ids: Option<IgnoredAny>,
+    }
+    let Some(Found { have, plan }) = record.get("netns")? else { return Ok(false) };
+    let planned = || plan.iter().flatten().any(|step| step.starts_with("clone3 CLONE_NEWUSER"));
+    Ok(have.map_or_else(planned, |have| have.ids.is_some()))
 }
 
 /// The init lives: its pidfd, its start time, not a zombie.
@@ -81,7 +99,26 @@ pub(crate) fn namespaces(target: &Target, asked: &[&str], evidence: &mut Evidenc
         wrong = wrong.or(Some(format!("it has no {missing} namespace of its own")));
     }
     evidence.note("inodes", inside);
+    if let Some(ids) = target.spawn.ids {
+        for (file, first) in [("uid_map", ids.uid), ("gid_map", ids.gid)] {
+            let seen = map(target.spawn.init.pid, file)?;
+            if seen != format!("0 {first} {}", ids.size) {
+                wrong = wrong.or(Some(format!("its {file} is `{seen}`, and its ids were to be {ids}")));
+            }
+            evidence.note(file, seen);
+        }
+    }
     wrong.map_or(Ok(()), |wrong| Err(no(wrong)))
+}
+
+/// An id map of a process (user_namespaces(7)): inside, outside, how many.
+fn map(pid: i32, file: &str) -> Result<String, Stop> {
+    let path = format!("/proc/{pid}/{file}");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.split_whitespace().collect::<Vec<_>>().join(" ")),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Err(Stop::Dead),
+        Err(e) => Err(Stop::Broken(Error::os(format!("read {path}"), e))),
+    }
 }
 
 /// The inode number of a namespace of a process (namespaces(7)).

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::Rules;
+use crate::idmap::IdMap;
 use crate::process::ProcessId;
 
 pub use device::Device;
@@ -39,9 +40,13 @@ pub struct Netns {
     /// The pinned network namespace (a bind of an nsfs file), until spawn has entered it; absent with `host`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub net: Option<PathBuf>,
-    /// The pinned user namespace that owns it, if the container has one.
+    /// The pinned user namespace of a container that has one beside the host's network. (Else it is the one that `net`
+    /// belongs to, and needs no pin.)
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub user: Option<PathBuf>,
+    /// Which ids of the host the container's are, if it has a user namespace.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ids: Option<IdMap>,
     /// The container's address and what belongs to it; absent without a bridge.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub link: Option<Link>,
@@ -117,9 +122,12 @@ pub struct Spawn {
     pub init: ProcessId,
     /// When it started: RFC 3339.
     pub started: String,
-    /// The namespaces that were made for it: `net`, `mnt`, `uts`, `ipc`, `cgroup`, `pid`, with their inode numbers
+    /// The namespaces that were made for it: `user`, `net`, `mnt`, `uts`, `ipc`, `cgroup`, `pid`, with their inode numbers
     /// (`/proc/PID/ns/*`, namespaces(7)).
     pub namespaces: Vec<(String, u64)>,
+    /// Which ids of the host its own are, if it has a user namespace.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ids: Option<IdMap>,
     /// The environment of its commands: `NAME=value`.
     pub env: Vec<String>,
     /// What its processes are held to; the default for a container that was started before this was said.

@@ -21,8 +21,8 @@ pub const DIR_MODE: Mode = Mode::from_bits_truncate(0o755);
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o644);
 
 /// `/etc` in the writable layer, made there as it is in the image; `None` if it is no plain directory in one of them, so
-/// that only the mounted root knows what the name means.
-pub fn plain_etc(upper: BorrowedFd<'_>, lower: &[OwnedFd]) -> nix::Result<Option<OwnedFd>> {
+/// that only the mounted root knows what the name means. What is made belongs to `root` at first.
+pub fn plain_etc(upper: BorrowedFd<'_>, lower: &[OwnedFd], root: (u32, u32)) -> nix::Result<Option<OwnedFd>> {
     match openat(upper, "etc", DIR | OFlag::O_NOFOLLOW, Mode::empty()) {
         Ok(etc) => return Ok(Some(etc)),
         Err(Errno::ENOENT) => {}
@@ -43,9 +43,13 @@ pub fn plain_etc(upper: BorrowedFd<'_>, lower: &[OwnedFd]) -> nix::Result<Option
     }
     mkdirat(upper, "etc", DIR_MODE)?;
     if let Some(model) = model {
-        if (model.st_uid, model.st_gid) != (0, 0) {
+        if (model.st_uid, model.st_gid) != root {
             let (uid, gid) = (Uid::from_raw(model.st_uid), Gid::from_raw(model.st_gid));
-            fchownat(upper, "etc", Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            match fchownat(upper, "etc", Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                // The image's owner has no id in the container's user namespace.
+                Err(Errno::EOVERFLOW | Errno::EINVAL) => {}
+                done => done?,
+            }
         }
         let mode = Mode::from_bits_truncate(model.st_mode & 0o7777);
         if mode != DIR_MODE {

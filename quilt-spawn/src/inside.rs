@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root, symlinkat};
 
 use quilt_record::confine::{self, Confine, Rules, User};
@@ -34,10 +34,12 @@ use crate::want::{Pid, Want};
 mod cgroups;
 mod devices;
 mod extras;
+mod idmap;
 mod mounts;
 mod old;
 mod targets;
 
+pub use idmap::{Ids, shift_volume};
 use mounts::{mask_dir, mask_file, mount_one, null, read_only};
 
 /// What the child has from its maker.
@@ -50,6 +52,8 @@ pub struct Job<'a> {
     pub volumes: Vec<Tree>,
     /// The host's /proc/sys, if something there is asked for.
     pub proc_sys: Option<OwnedFd>,
+    /// The user namespace that the container gets.
+    pub ids: Option<Ids>,
     /// The files of the network: path inside, text.
     pub files: &'a [(String, String)],
     /// What was asked.
@@ -75,6 +79,10 @@ pub struct Job<'a> {
 struct Made {
     /// The directory for the network's files, before the root is mounted.
     etc: Option<OwnedFd>,
+    /// Copies of the mounts of the lower layers and of the directory with the writable one, if there is a user namespace.
+    shifted: Vec<OwnedFd>,
+    /// What the names of the writable layer are looked up in, instead of the host's root.
+    home: Option<OwnedFd>,
     lower: Vec<OwnedFd>,
     upper: Option<OwnedFd>,
     root: Option<OwnedFd>,
@@ -125,16 +133,19 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::Sysctl(what) => sysctl::write(have(&job.proc_sys)?, what),
         Step::Private => refuse_chroot()
             .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os)),
+        Step::Idmap(path, _) => idmap::copy(job, made, path),
+        Step::AssumeRoot(_) => idmap::assume_root(job),
         Step::Layers { lower, upper } => layers(job, made, lower, upper),
         Step::Overlay { lower, work, nodev, .. } => overlay(job, made, lower, work, *nodev),
         Step::File { at, inside } => file(job, made, at, inside),
         Step::User(spec) => {
             let user = confine::user::resolve(have(&made.root)?, spec)?;
+            idmap::check(job.ids.as_ref(), &user)?;
             made.user = Some(user);
             Ok(())
         }
         Step::Workdir(dir) => files::directory(have(&made.root)?, Path::new(dir)).map(drop),
-        Step::Mount(what) => mount_one(made, what),
+        Step::Mount(what) => mount_one(job.ids.as_ref(), made, what),
         Step::Device(name, major, minor) => {
             let mode = Mode::from_bits_truncate(0o666);
             mknodat(have(&made.dev)?, *name, SFlag::S_IFCHR, mode, makedev(u64::from(*major), u64::from(*minor)))
@@ -162,6 +173,7 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
             Line::send_all(&facts, job.tell).map_err(os)
         }
         Step::Detach => detach(job, made),
+        Step::EnterUser(_) => idmap::enter(job),
         Step::Confine(_) => {
             // Its commands get theirs; it must not be out of time or files itself.
             let rules = Settings::own_rules(job.rules, &job.want.command);
@@ -190,20 +202,34 @@ fn refuse_chroot() -> Result<(), Error> {
 const NONE: Option<&str> = None;
 const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
+fn open_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Error> {
+    openat(dir, path, DIR, Mode::empty()).step(|| format!("open {}", path.display()))
+}
+
 fn layers(job: &Job<'_>, made: &mut Made, lower: &[PathBuf], upper: &Path) -> Result<(), Error> {
-    let open =
-        |path: &Path| openat(AT_FDCWD, path, DIR, Mode::empty()).step(|| format!("open the layer {}", path.display()));
-    made.lower = lower.iter().map(|path| open(path)).collect::<Result<_, Error>>()?;
-    let upper = open(upper)?;
+    match idmap::layers(made) {
+        Some((lower, home)) => (made.lower, made.home) = (lower, Some(home)),
+        None => made.lower = lower.iter().map(|path| open_dir(AT_FDCWD, path)).collect::<Result<_, Error>>()?,
+    }
+    let upper = writable(made, upper)?;
     if !job.files.is_empty() {
-        made.etc = files::plain_etc(upper.as_fd(), &made.lower).step(|| "make /etc in the writable layer")?;
+        let root = job.ids.as_ref().map_or((0, 0), |ids| (ids.map.uid, ids.map.gid));
+        made.etc = files::plain_etc(upper.as_fd(), &made.lower, root).step(|| "make /etc in the writable layer")?;
     }
     made.upper = Some(upper);
     Ok(())
 }
 
+/// The writable layer, or what is beside it.
+fn writable(made: &Made, path: &Path) -> Result<OwnedFd, Error> {
+    match &made.home {
+        Some(home) => open_dir(home.as_fd(), path.file_name().map_or(path, Path::new)),
+        None => open_dir(AT_FDCWD, path),
+    }
+}
+
 fn overlay(job: &Job<'_>, made: &mut Made, paths: &[PathBuf], work: &Path, nodev: bool) -> Result<(), Error> {
-    let work = openat(AT_FDCWD, work, DIR, Mode::empty()).step(|| format!("open {}", work.display()))?;
+    let work = writable(made, work)?;
     let mut lower: Vec<String> = made.lower.iter().map(|fd| path_of(fd.as_fd()).display().to_string()).collect();
     if defence::out("layer-paths") {
         lower = paths.iter().map(|path| path.display().to_string()).collect();
@@ -254,6 +280,10 @@ fn facts(job: &Job<'_>, made: &Made) -> Result<Vec<Line>, Error> {
     let own =
         [("net", job.net.is_some()), ("mnt", true), ("uts", true), ("ipc", true), ("cgroup", true), ("pid", private)];
     let mut lines = vec![Line::Home(made.user.as_ref().ok_or_else(missing)?.home.clone())];
+    if let Some(ids) = &job.ids {
+        // It is entered last of all.
+        lines.push(Line::Namespace("user".to_owned(), fstat(&ids.userns).map_err(os)?.st_ino));
+    }
     for (name, _) in own.iter().filter(|(_, own)| *own) {
         let inode = namespace("self", name).step(|| format!("look at the {name} namespace"))?;
         lines.push(Line::Namespace((*name).to_owned(), inode));
@@ -299,5 +329,11 @@ fn init(job: &Job<'_>, made: &Made) -> Result<Infallible, Error> {
     let env = strings(env).map_err(bad)?;
     let rules = Settings::own_rules(job.rules, &job.want.command);
     confine::seal(&Confine { rules, filter: job.filter.clone(), ..Confine::default() }).map_err(os)?;
-    sys::exec_fd(job.init.as_fd(), &argv, &env).map_err(os)
+    sys::exec_fd(job.init.as_fd(), &argv, &env).map_err(|e| match e.raw_os_error() {
+        Some(libc::EACCES) if job.ids.is_some() => {
+            let why = "root inside is nobody outside, and may run only what everybody may: chmod 755 the tools";
+            Error::new(Code::Denied, "", why)
+        }
+        _ => os(e),
+    })
 }

@@ -27,9 +27,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use quilt_record::confine::CapSet;
+use quilt_record::idmap::IdMap;
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Code, Error, Id, Instance, Record, Step, have, readonly, sys};
+use quilt_record::{Code, Error, Id, Instance, Record, Step, defence, have, readonly, sys};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -64,8 +65,10 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
             return Err(absent(stage, "was made before the last boot").into());
         }
     }
-    if netns.user.is_some() {
-        return Err(Error::new(Code::Unsupported, "", "user namespaces are not supported yet").into());
+    let exempt = context.want.privileged || defence::out("userns");
+    if context.want.pid == Some(Pid::Host) && netns.ids.is_none() && !exempt {
+        let why = "it needs a user namespace (--userns auto), or root inside could kill every process of the host";
+        return Err(Error::new(Code::Invalid, "read --pid host", why).into());
     }
     let own = CapSet(sys::permitted_capabilities().step(|| "look at the own capabilities")?);
     let confinement = rules::confinement(context.want, own)?;
@@ -80,6 +83,8 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         upper: unpack.upper,
         work: unpack.work,
         net: netns.net,
+        user: netns.user,
+        ids: netns.ids,
         hierarchies: cgroup.hierarchies,
         devices: cgroup.devices,
         files: netns.files.iter().map(|(path, _)| path.into()).collect(),
@@ -160,11 +165,15 @@ fn guess(
         (None, None) => (vec![instance.images().join("IMAGE")], false),
     };
     let named = network.hostname.unwrap_or_else(|| id.to_string());
-    let (net, hostname, files) = match netns {
-        Some(netns) => (netns.net, netns.hostname, netns.files.into_iter().map(|(path, _)| path.into()).collect()),
+    let (ids, user) = planned_ids(context.record)?;
+    let (net, user, ids, hostname, files) = match netns {
+        Some(netns) => {
+            let files = netns.files.into_iter().map(|(path, _)| path.into()).collect();
+            (netns.net, netns.user, netns.ids, netns.hostname, files)
+        }
         None => {
             let net = (network.network.as_deref() != Some("host")).then(|| instance.run().join("ns").join(id.as_str()));
-            (net, named, NETWORK_FILES.map(PathBuf::from).to_vec())
+            (net, user, ids, named, NETWORK_FILES.map(PathBuf::from).to_vec())
         }
     };
     Ok(Input {
@@ -182,6 +191,8 @@ fn guess(
             Some(cgroup) => cgroup.devices.clone(),
             None => planned(context.record, "device ")?.iter().filter_map(|line| line.parse().ok()).collect(),
         },
+        user,
+        ids,
         hierarchies: match cgroup {
             Some(cgroup) => cgroup.hierarchies,
             None => planned_hierarchies(context.record, id)?,
@@ -192,6 +203,21 @@ fn guess(
         present: Present::look(),
         want: context.want.clone(),
     })
+}
+
+/// The ids, and the pin of their user namespace, as the plan of quilt-netns has them.
+fn planned_ids(record: &Record) -> Result<(Option<IdMap>, Option<PathBuf>), Error> {
+    let section = record.section::<IgnoredAny, IgnoredAny>("netns")?;
+    let plan = section.and_then(|section| section.plan).unwrap_or_default();
+    let map = |file: &str| {
+        let end = format!(" to /proc/CHILD/{file}");
+        let text = plan.iter().find_map(|line| line.strip_prefix("write 0 ")?.strip_suffix(end.as_str()))?;
+        let (first, size) = text.split_once(' ')?;
+        Some((first.parse().ok()?, size.parse().ok()?))
+    };
+    let ids = map("uid_map").zip(map("gid_map")).map(|((uid, size), (gid, _))| IdMap { uid, gid, size });
+    let pin = plan.iter().find_map(|line| line.strip_prefix("bind the user namespace to ")).map(PathBuf::from);
+    Ok((ids, pin))
 }
 
 /// What follows a word in the lines of quilt-cgroup's plan, which was made before in the same dry run.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use quilt_record::confine::Rules;
 use quilt_record::have::{Device, Hierarchy};
+use quilt_record::idmap::IdMap;
 use quilt_record::leaf::{self, INIT};
 
 use crate::extra::Extra;
@@ -15,6 +16,7 @@ use crate::want::{Pid, Want};
 #[cfg(test)]
 mod asked;
 pub mod cgroups;
+mod ids;
 mod mounts;
 mod text;
 
@@ -35,6 +37,10 @@ pub struct Input {
     pub work: PathBuf,
     /// The pinned network namespace, unless it is the host's.
     pub net: Option<PathBuf>,
+    /// The pinned user namespace, where it is not the one that owns the network namespace.
+    pub user: Option<PathBuf>,
+    /// The ids of the container's own, if it has a user namespace.
+    pub ids: Option<IdMap>,
     /// The container's directory in every hierarchy.
     pub hierarchies: Vec<Hierarchy>,
     /// The devices of the host that it has.
@@ -84,6 +90,10 @@ pub enum Step {
     Sysctl(Sysctl),
     /// Nothing mounted here shows outside, nor the other way round.
     Private,
+    /// The mount that a layer is on, or the directory with the writable one, is copied: as the user namespace has it.
+    Idmap(PathBuf, IdMap),
+    /// What is made from here on is made as the user namespace's root.
+    AssumeRoot(IdMap),
     /// The layers are opened: here, as overlayfs takes none from another mount namespace.
     Layers {
         /// The read-only layers, the topmost first.
@@ -151,6 +161,8 @@ pub enum Step {
     Pivot,
     /// A session of its own, /dev/null as standard streams, no other descriptor.
     Detach,
+    /// Into the user namespace, as its root: the pin of it, or of the network namespace that it owns.
+    EnterUser(PathBuf),
     /// Capabilities and the like.
     Confine(Rules),
     /// Init, with the command that it runs.
@@ -181,6 +193,11 @@ pub fn plan(input: &Input) -> Vec<Step> {
     steps.extend(input.net.clone().map(Step::Net));
     steps.extend(input.sysctls.iter().cloned().map(Step::Sysctl));
     steps.push(Step::Private);
+    if let Some(ids) = input.ids {
+        let home = input.upper.parent().unwrap_or(&input.upper).to_owned();
+        steps.extend(input.lower.iter().chain([&home]).map(|path| Step::Idmap(path.clone(), ids)));
+        steps.push(Step::AssumeRoot(ids));
+    }
     steps.push(Step::Layers { lower: input.lower.clone(), upper: input.upper.clone() });
     for inside in &input.files {
         let below = inside.strip_prefix("/").unwrap_or(inside);
@@ -188,13 +205,15 @@ pub fn plan(input: &Input) -> Vec<Step> {
     }
     let (lower, upper, work) = (input.lower.clone(), input.upper.clone(), input.work.clone());
     steps.push(Step::Overlay { lower, upper, work, nodev: !want.privileged });
-    for mount in mounts::of(want) {
+    for mut mount in mounts::of(want) {
         let is_dev = mount.target == "/dev";
+        mount.data = ids::options(input.ids, mount.data);
         steps.push(Step::Mount(mount));
         if is_dev {
             steps.extend(DEVICES.map(|(name, major, minor)| Step::Device(name, major, minor)));
             steps.extend(SYMLINKS.map(|(name, target)| Step::Symlink(name, target)));
-            steps.extend(input.host_devices.iter().chain(&input.devices).cloned().map(Step::Node));
+            let nodes = input.host_devices.iter().chain(&input.devices);
+            steps.extend(nodes.map(|device| Step::Node(ids::device(input.ids, device))));
         }
     }
     steps.extend(cgroups::views(&input.hierarchies, want.privileged).into_iter().map(Step::Cgroups));
@@ -204,14 +223,17 @@ pub fn plan(input: &Input) -> Vec<Step> {
     let dirs: Vec<PathBuf> = present.dirs.iter().chain(&input.hide).cloned().collect();
     steps.extend(dirs.iter().cloned().enumerate().map(|(n, path)| Step::MaskDir { path, first: n == 0 }));
     steps.extend(present.read_only.iter().cloned().map(Step::ReadOnly));
-    steps.extend(input.extras.iter().cloned().map(Step::Extra));
+    steps.extend(input.extras.iter().cloned().map(|extra| Step::Extra(ids::extra(input.ids, extra))));
     // These two are meant as they are with all mounts in place.
     steps.push(Step::User(want.user.clone().unwrap_or_else(|| "0".to_owned())));
     steps.extend(want.workdir.clone().map(Step::Workdir));
     steps.push(Step::Check { files: present.files.clone(), dirs });
     steps.extend(want.read_only.then_some(Step::ReadOnlyRoot));
     steps.push(Step::Hostname(input.hostname.clone()));
-    steps.extend([Step::Pivot, Step::Detach, Step::Confine(input.rules.clone())]);
+    steps.extend([Step::Pivot, Step::Detach]);
+    let owner = input.user.as_ref().or(input.net.as_ref());
+    steps.extend(owner.filter(|_| input.ids.is_some()).cloned().map(Step::EnterUser));
+    steps.push(Step::Confine(input.rules.clone()));
     steps.push(Step::Init(want.command.clone()));
     steps
 }
@@ -242,6 +264,8 @@ mod tests {
             upper: "/q/c/upper".into(),
             work: "/q/c/work".into(),
             net: Some("/q/run/ns/c".into()),
+            user: None,
+            ids: None,
             hierarchies: vec![hierarchy(1, "pids", "/cg/pids/c"), hierarchy(2, "", "/cg/unified/c")],
             devices: vec![Device {
                 path: "/dev/net/tun".into(),
@@ -319,6 +343,26 @@ setsid, standard streams /dev/null, close every other descriptor
 capabilities 0x800405fb, no_new_privs, the default seccomp filter
 exec quilt-init -- make test";
         assert_eq!(lines.join("\n"), expected);
+    }
+
+    #[test]
+    fn with_ids_of_its_own() {
+        let mut input = input();
+        let before = plan(&input);
+        input.ids = Some(IdMap { uid: 100_000, gid: 100_000, size: 65_536 });
+        let lines: Vec<String> = plan(&input).iter().map(Step::to_string).collect();
+        let new: Vec<&String> =
+            lines.iter().filter(|line| before.iter().all(|old| old.to_string() != **line)).collect();
+        let expected = "\
+bind /i, idmapped to 100000:100000:65536
+bind /q/c, idmapped to 100000:100000:65536
+setfsuid 100000, setfsgid 100000, keeping capabilities
+mknod /dev/net/tun c 10 200 0660 100000:100005
+mount devpts on /dev/pts (nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=100005)
+setns to the user namespace that owns /q/run/ns/c, as its root";
+        assert_eq!(new, expected.lines().collect::<Vec<_>>());
+        let at = |text: &str| lines.iter().position(|line| line.starts_with(text));
+        assert!(at("setfsuid ") < at("open ") && at("setns to the user") < at("capabilities"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use quilt_record::process::forgo_oom_protection;
 use quilt_record::signals::Waiter;
 use quilt_record::{Code, Container, Error, Instance, ProcessId, have, readonly, signals, sys};
 
-use crate::inside::{Job, become_init};
+use crate::inside::{Ids, Job, become_init, shift_volume};
 use crate::plan::{FILES, Input, Step, plan};
 use crate::report::Line;
 use crate::rules::Confinement;
@@ -47,14 +47,22 @@ pub fn start(
     let cloning = steps.iter().position(|step| matches!(step, Step::Clone { .. })).unwrap_or(0);
     // Modes of what is made inside are said exactly.
     umask(Mode::empty());
-    let net = input.net.as_deref().map(open_pin).transpose()?;
-    let volumes = sources.iter().map(|(volume, source)| volume::clone(volume, source)).collect::<Result<_, _>>()?;
     let proc_sys = if input.sysctls.is_empty() { None } else { Some(sysctl::open()?) };
+    let net = input.net.as_deref().map(|pin| open_pin("network", pin)).transpose()?;
+    let ids =
+        input.ids.map(|map| Ok::<_, Error>(Ids { userns: user_namespace(input, net.as_ref())?, map })).transpose()?;
+    let volumes =
+        sources.iter().map(|(volume, source)| volume::clone(volume, source)).collect::<Result<Vec<_>, _>>()?;
     let init = readonly::tool(instance, "quilt-init")?;
     let made = |name: &str| make(container, name);
     let exit = made(FILES[0])?;
     let log = if want.command.is_empty() { None } else { Some((made(FILES[1])?, made(FILES[2])?)) };
     let Confinement { rules, filter, mut notes } = confinement;
+    if let Some(ids) = &ids {
+        for tree in &volumes {
+            notes.extend(shift_volume(ids, tree)?);
+        }
+    }
     match filter.as_deref().filter(|_| rules.seccomp == Seccomp::File) {
         Some(filter) => File::from(made(FILTER)?).write_all(filter).step(|| "write the filter of system calls")?,
         None => container.unlink(FILTER)?,
@@ -72,6 +80,7 @@ pub fn start(
         net,
         volumes,
         proc_sys,
+        ids,
         files,
         want,
         hostname: &input.hostname,
@@ -94,12 +103,12 @@ pub fn start(
         125
     })?;
     drop(tell);
-    let unpin_net = || input.net.iter().for_each(|pin| unpin(pin));
+    let unpin = || input.net.iter().chain(&input.user).for_each(|pin| unpin(pin));
     // A command may turn out not to exist, and then the network is still good for another try.
     let idle = want.command.is_empty();
     let nearly = || {
         if idle {
-            unpin_net()
+            unpin()
         }
     };
     let identity = ProcessId::of(child.pid).step(|| "look at init");
@@ -112,23 +121,65 @@ pub fn start(
             return Err(explain(e, ended));
         }
     };
+    if input.ids.is_some() {
+        notes.extend(in_vain(want.cap_add.iter().map(String::as_str)));
+    }
     if !private {
-        notes.push("it sees and can kill the host's processes (--pid host)".to_owned());
+        let what = if input.ids.is_some() { "sees" } else { "sees and can kill" };
+        notes.push(format!("it {what} the host's processes (--pid host)"));
     }
     Ok(have::Spawn {
         init: identity,
         started: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
         namespaces: heard.namespaces,
+        ids: input.ids,
         env: want.environment(&heard.home, &input.hostname),
         confine: rules,
         notes,
     })
 }
 
+/// Capabilities that the kernel asks of the host's root alone (`capable()`, not `ns_capable()` of a namespace that the
+/// container owns): in a user namespace they allow nothing, or not what they are asked for.
+const IDLE: [&str; 14] = [
+    "SYS_ADMIN",
+    "MKNOD",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_TIME",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYSLOG",
+    "BPF",
+    "PERFMON",
+    "IPC_LOCK",
+    "LINUX_IMMUTABLE",
+    "SYS_TTY_CONFIG",
+];
+
+/// A note on those that were asked for in vain.
+fn in_vain<'a>(asked: impl Iterator<Item = &'a str>) -> Option<String> {
+    let name = |asked: &str| asked.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();
+    let idle: Vec<String> = asked.map(name).filter(|name| IDLE.contains(&name.as_str())).collect();
+    (!idle.is_empty()).then(|| format!("in a user namespace {} allow nothing (--userns host)", idle.join(", ")))
+}
+
 /// The pin of a namespace.
-fn open_pin(pin: &Path) -> Result<OwnedFd, Error> {
-    let step = || format!("open the network namespace {}", pin.display());
+fn open_pin(what: &str, pin: &Path) -> Result<OwnedFd, Error> {
+    let step = || format!("open the {what} namespace {}", pin.display());
     openat(AT_FDCWD, pin, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).step(step)
+}
+
+/// The container's user namespace: pinned by itself, or the one that owns its network namespace.
+fn user_namespace(input: &Input, net: Option<&OwnedFd>) -> Result<OwnedFd, Error> {
+    match (&input.user, net) {
+        (Some(pin), _) => open_pin("user", pin),
+        (None, Some(net)) => sys::owning_user_namespace(net.as_fd()).step(|| "find the container's user namespace"),
+        (None, None) => {
+            Err(Error::new(Code::Invalid, "read `netns.have` of the record", "no user namespace is pinned"))
+        }
+    }
 }
 
 /// Lets go of the pin: the container's processes hold the namespace now. What is left of it, quilt-netns takes back. Takes

@@ -12,6 +12,7 @@ use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, SYSFS_MAGIC, TMPFS_MAGIC, fstat
 use quilt_record::defence::out;
 use quilt_record::{Code, Error, sys};
 
+use super::idmap::{self, Ids};
 use super::{DIR, Made, NONE, have, missing, os, path_of};
 use crate::files::DIR_MODE;
 use crate::plan::{EMPTY, Mount};
@@ -19,7 +20,7 @@ use crate::plan::{EMPTY, Mount};
 const ANY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Mounts a file system of the kernel.
-pub(super) fn mount_one(made: &mut Made, what: &Mount) -> Result<(), Error> {
+pub(super) fn mount_one(ids: Option<&Ids>, made: &mut Made, what: &Mount) -> Result<(), Error> {
     let mount_on = |target: &Path| {
         let data = Some(&*what.data).filter(|data| !data.is_empty());
         mount(Some(what.fstype), target, Some(what.fstype), what.flags, data).map_err(os)
@@ -28,7 +29,9 @@ pub(super) fn mount_one(made: &mut Made, what: &Mount) -> Result<(), Error> {
         // In a directory that was just made, in a file system that nobody else has seen.
         let dev = have(&made.dev)?;
         mkdirat(dev, name, DIR_MODE).map_err(os)?;
-        return mount_on(&path_of(dev).join(name));
+        mount_on(&path_of(dev).join(name))?;
+        // Those that do not belong to whoever mounted them.
+        return if matches!(what.fstype, "devpts" | "mqueue") { idmap::give(ids, dev, name) } else { Ok(()) };
     }
     let root = have(&made.root)?;
     let name = what.target.trim_start_matches('/');

@@ -24,6 +24,10 @@ impl fmt::Display for Step {
             Step::Net(pin) => write!(f, "setns to the network namespace {}", pin.display()),
             Step::Sysctl(sysctl) => write!(f, "write /proc/sys/{}: {}", sysctl.file().display(), sysctl.value),
             Step::Private => f.write_str("mount propagation / private, recursive"),
+            Step::Idmap(path, ids) => write!(f, "bind {}, idmapped to {ids}", path.display()),
+            Step::AssumeRoot(ids) => {
+                write!(f, "setfsuid {}, setfsgid {}, keeping capabilities", ids.uid, ids.gid)
+            }
             Step::Layers { lower, upper } => write!(f, "open {} {}", list(lower), upper.display()),
             Step::File { at, .. } => write!(f, "write {}", at.display()),
             Step::Overlay { lower, upper, work, nodev } => write!(
@@ -53,6 +57,9 @@ impl fmt::Display for Step {
             Step::Hostname(name) => write!(f, "sethostname {name}"),
             Step::Pivot => f.write_str("pivot_root, and detach the host's root"),
             Step::Detach => f.write_str("setsid, standard streams /dev/null, close every other descriptor"),
+            Step::EnterUser(pin) => {
+                write!(f, "setns to the user namespace that owns {}, as its root", pin.display())
+            }
             Step::Confine(rules) => rules.fmt(f),
             Step::Init(command) if command.is_empty() => f.write_str("exec quilt-init"),
             Step::Init(command) => write!(f, "exec quilt-init -- {}", command.join(" ")),

@@ -141,7 +141,7 @@ pub fn processes() -> Vec<Process> {
 
 /// What the instance keeps: names in `containers/`, `images/`, `run/` and beside them, not the trees below.
 fn state(root: &Path) -> Vec<String> {
-    const ROOMS: [&str; 4] = ["containers", "images", "run", "subnet"];
+    const ROOMS: [&str; 5] = ["containers", "images", "run", "subnet", "userns-range"];
     let mut found = Vec::new();
     let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>();
     for path in list(root) {
