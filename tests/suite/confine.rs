@@ -67,7 +67,11 @@ fn confinement_by_flags() {
     // It runs as another user although nothing inside can become one.
     let own = fs::read_to_string(format!("/proc/{}/task/{0}/children", world.init("none"))).unwrap();
     let own = fs::read_to_string(format!("/proc/{}/status", own.trim())).unwrap();
-    assert!(own.contains("\nUid:\t1000\t1000\t1000\t1000\n") && own.contains(&format!("\nCapBnd:\t{NONE}\n")), "{own}");
+    let uid = world.outside("none", 1000);
+    assert!(
+        own.contains(&format!("\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")) && own.contains(&format!("\nCapBnd:\t{NONE}\n")),
+        "{own}"
+    );
     world.create("open", &["--seccomp", "off", "--no-new-privs=off"]);
     assert_eq!(of_status(&look("open")), status(DEFAULT, DEFAULT, 0, 0));
     world.create(

@@ -289,13 +289,18 @@ fn a_chroot_is_refused() {
     fs::create_dir(&root).unwrap();
     let quilt = crate::harness::repo().join("scripts/quilt");
     // Unmounted in any case, and in a mount namespace of its own.
-    let line = format!(
-        "mount --rbind / {root} && exec chroot {root} {quilt} create {image} --name box",
-        root = root.display(),
-        quilt = quilt.display(),
-    );
-    let out = world.run("unshare", &["--mount", "--propagation", "private", "sh", "-c", &line]).go();
-    out.failed("quilt-spawn", "unsupported");
-    assert!(out.stderr.contains("chroot"), "{out:?}");
-    world.assert_same(&before, SETTLE);
+    for userns in ["host", "auto"] {
+        let line = format!(
+            "mount --rbind / {root} && exec chroot {root} {quilt} create {image} --name box --userns {userns}",
+            root = root.display(),
+            quilt = quilt.display(),
+        );
+        let out = world.run("unshare", &["--mount", "--propagation", "private", "sh", "-c", &line]).go();
+        // Nor is a user namespace made in one.
+        let tool = out.record()["error"]["tool"].as_str().unwrap().to_owned();
+        assert!(tool == "quilt-spawn" || (userns, tool.as_str()) == ("auto", "quilt-netns"), "{out:?}");
+        out.failed(&tool, "unsupported");
+        assert!(out.stderr.contains("chroot"), "{out:?}");
+        world.assert_same(&before, SETTLE);
+    }
 }

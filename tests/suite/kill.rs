@@ -39,10 +39,10 @@ pub fn judge(record: &Value) -> Hierarchy {
 
 /// A container whose command is at it, limited to 150 processes. It begins when the container is ready: a bomb leaves no
 /// room for the probe.
-pub fn create(world: &World, pid: &str, script: &str) -> Value {
+pub fn create(world: &World, pid: &'static str, script: &str) -> Value {
     let script = &format!("until [ -e /tmp/go ]; do sleep 0.02; done; {script}");
-    let record =
-        world.create("box", &["--pid", pid, "--pids", "150", "--stop-timeout", "200ms", "--", "sh", "-c", script]);
+    let args = ["--pids", "150", "--stop-timeout", "200ms", "--", "sh", "-c", script];
+    let record = world.create("box", &[&world.pids(pid)[..], &args].concat());
     world.exec("box", &["touch", "/tmp/go"]);
     on(&record);
     record
@@ -99,7 +99,7 @@ fn whatever_forks_ends_with_the_container() {
 fn whatever_forks_ends_with_its_command() {
     let world = World::new("kill-exec");
     for pid in ["private", "host"] {
-        let record = world.create("box", &["--pid", pid, "--pids", "150"]);
+        let record = world.create("box", &[&world.pids(pid)[..], &["--pids", "150"]].concat());
         let before = world.inventory();
         let init = world.init("box");
         for script in [CHAINS, BOMB, DAEMONS] {

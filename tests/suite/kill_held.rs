@@ -32,7 +32,7 @@ fn freeze(dir: &Path, version: u8) {
 fn cgroups_below_a_leaf_go_with_it() {
     let (world, before) = world("kill-nested");
     for (pid, frozen) in [("private", false), ("private", true), ("host", false), ("host", true)] {
-        let record = world.create("box", &["--pid", pid, "--stop-timeout", "200ms"]);
+        let record = world.create("box", &[&world.pids(pid)[..], &["--stop-timeout", "200ms"]].concat());
         let judge = judge(&record);
         let exec = world.command(&["exec", "--timeout", "700ms", "box", "sleep", "1000"]).start();
         let find = || {

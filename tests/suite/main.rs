@@ -45,5 +45,7 @@ mod stats_shown;
 mod steps;
 mod top;
 mod unpack;
+mod userns;
+mod userns_debian;
 mod volumes;
 mod zz_selfcheck;

@@ -8,11 +8,22 @@ use crate::harness::{World, images};
 /// The container's mounts, as `PATH TYPE OPTIONS SUPEROPTIONS`.
 fn mounts(world: &World, name: &str) -> Vec<String> {
     let table = world.exec(name, &["cat", "/proc/self/mountinfo"]);
+    // The kernel says owners as the host has them, and in a user namespace those of the container's root, too.
+    let base = world.outside(name, 0);
+    let inside =
+        |option: &str| match option.split_once('=').filter(|(name, _)| base > 0 && ["uid", "gid"].contains(name)) {
+            Some((name, id)) => match id.parse::<u64>().unwrap() - base {
+                0 => None,
+                id => Some(format!("{name}={id}")),
+            },
+            None => Some(option.to_owned()),
+        };
     let describe = |line: &str| {
         let (left, right) = line.split_once(" - ").unwrap();
         let (left, right): (Vec<_>, Vec<_>) = (left.split(' ').collect(), right.split(' ').collect());
         // How large inode numbers are is the kernel's configuration.
-        format!("{} {} {} {}", left[4], right[0], left[5], right[2].replace(",inode64", ""))
+        let options = right[2].split(',').filter(|option| *option != "inode64").filter_map(inside);
+        format!("{} {} {} {}", left[4], right[0], left[5], options.collect::<Vec<_>>().join(","))
     };
     table.lines().map(describe).collect()
 }

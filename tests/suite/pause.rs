@@ -155,7 +155,7 @@ fn a_paused_one_can_be_killed_and_removed() {
     world.quilt(&["rm", "-f", "warm"]).ok();
     let before = world.inventory();
     for pid in ["private", "host"] {
-        let dots = Dots::of(&world.create("box", &["--pid", pid, "--", "sh", "-c", BUSY]));
+        let dots = Dots::of(&world.create("box", &[&world.pids(pid)[..], &["--", "sh", "-c", BUSY]].concat()));
         assert!(dots.grows());
         world.quilt(&["pause", "box"]).ok();
         // Any signal but the last comes when it goes on.

@@ -200,7 +200,12 @@ fn compare(world: &World, args: &[&str]) {
     assert_eq!(writes_planned(&planned), writes_made(&all), "writes: planned against done");
     // Pins: the type's options are not part of the promise.
     let made = mounts_made(&all).into_iter().map(|m| if m.contains("mode=0700") { "tmpfs ()".to_owned() } else { m });
-    assert_eq!(mounts_planned(&planned), made.collect::<Vec<_>>(), "mounts: planned against done");
+    let mut made: Vec<String> = made.collect();
+    // The first create of a boot tries whether layers can be idmapped, which no plan speaks of.
+    if let Some(trial) = made.iter().position(|m| m == "overlay (nosuid,nodev,noexec)") {
+        made.drain(..=trial);
+    }
+    assert_eq!(mounts_planned(&planned), made, "mounts: planned against done");
 
     // The container's own mount table has those mount points and no other.
     let targets = |line: &String| {
@@ -228,6 +233,11 @@ fn on_a_warm_one() {
     compare(&world, &["--memory", "64", "--pids", "100"]);
     compare(&world, &["--network", "none"]);
     compare(&world, &["--network", "host"]);
+    if world.has_userns() {
+        for network in ["bridge", "none", "host"] {
+            compare(&world, &["--network", network, "--userns", "auto"]);
+        }
+    }
 }
 
 /// Fails if a mount or a parameter that was asked for is planned otherwise than it is made.

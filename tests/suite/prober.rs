@@ -32,7 +32,8 @@ fn fits(rule: &str, detail: &str) -> bool {
         _ if rule == "*" => true,
         Some(("without", ranges)) => numbers(ranges).is_disjoint(&numbers(detail)),
         Some(("with", ranges)) => numbers(ranges).is_subset(&numbers(detail)),
-        _ => rule == detail,
+        // The host's ids or a user namespace's.
+        _ => rule.split('|').any(|rule| rule == detail),
     }
 }
 

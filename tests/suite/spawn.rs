@@ -11,21 +11,24 @@ fn namespaces() {
     let world = World::new("namespaces");
     let spaces = |pid: &str| -> BTreeMap<&str, String> {
         let link = |n| fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap().display().to_string();
-        ["cgroup", "ipc", "mnt", "net", "pid", "uts"].map(|n| (n, link(n))).into()
+        ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"].map(|n| (n, link(n))).into()
     };
     let own = spaces("thread-self");
     let record = world.create("box", &[]);
     let inside = spaces(&world.init("box").to_string());
-    assert!(own.iter().all(|(name, link)| inside[name] != *link), "{inside:?}");
+    let same = |inside: &BTreeMap<&str, String>| -> Vec<&str> {
+        own.iter().filter(|(name, link)| inside[*name] == **link).map(|(name, _)| *name).collect()
+    };
+    let user = |record: &serde_json::Value| record["netns"]["have"]["ids"].is_null().then_some("user");
+    assert_eq!(same(&inside), Vec::from_iter(user(&record)));
     // The record says which.
     for pair in record["spawn"]["have"]["namespaces"].as_array().unwrap() {
         let (name, inode) = (pair[0].as_str().unwrap(), pair[1].as_u64().unwrap());
         assert_eq!(inside[name], format!("{name}:[{inode}]"));
     }
-    world.create("shared", &["--pid", "host"]);
+    let other = world.create("shared", &world.pids("host"));
     let shared = spaces(&world.init("shared").to_string());
-    let same: Vec<&str> = own.iter().filter(|(name, link)| shared[*name] == **link).map(|(name, _)| *name).collect();
-    assert_eq!(same, ["pid"]);
+    assert_eq!(same(&shared), Vec::from_iter(["pid"].into_iter().chain(user(&other))));
     assert_eq!(world.exec("box", &["sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l"]).lines().count(), 2);
 }
 

@@ -123,7 +123,7 @@ fn nothing_inside_can_speak_to_the_terminal() {
 #[test]
 fn with_the_hosts_pids() {
     let world = World::new("top-host");
-    world.create("box", &["--pid", "host"]);
+    world.create("box", &world.pids("host"));
     let exec = world.command(&["exec", "box", "sleep", "65"]).start();
     let found = of_names(&world, "box", &["quilt-init", "sleep"]);
     assert!(found.iter().all(|p| p["pid"] == p["host_pid"]), "{found:#?}");

@@ -17,11 +17,16 @@ fn shown(world: &World) -> String {
 }
 
 /// What is mounted in the container at paths that begin so: path, options (but for how times of access are kept, which
-/// is as the host has it).
+/// is as the host has it; nor `idmapped`, which is for the user namespace).
 fn mounted(world: &World, below: &str) -> Vec<String> {
     let table = world.exec("box", &["cat", "/proc/self/mountinfo"]);
     let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let options = |all: &str| all.split(',').filter(|option| !option.ends_with("atime")).collect::<Vec<_>>().join(",");
+    let options = |all: &str| {
+        all.split(',')
+            .filter(|option| !option.ends_with("atime") && *option != "idmapped")
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     let ours = fields.filter(|f| f[4].starts_with(below));
     let mut lines: Vec<String> = ours.map(|f| format!("{} {}", f[4], options(f[5]))).collect();
     lines.sort();
@@ -270,7 +275,19 @@ fn before_linux_5_12() {
     fs::create_dir(&odd).unwrap();
     mount(Some("tmpfs"), odd.as_str(), Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
     let (image, rw, ro) = (images::busybox().display().to_string(), format!("{dir}:/rw"), format!("{dir}:/ro:ro"));
-    let args = ["create", &image, "--name", "box", "--network", "none", "--stop-after", "cgroup", "--read-only"];
+    let args = [
+        "create",
+        &image,
+        "--name",
+        "box",
+        "--network",
+        "none",
+        "--stop-after",
+        "cgroup",
+        "--read-only",
+        "--userns",
+        "host",
+    ];
     let record = world.quilt(&[&args[..], &["--volume", &rw, "--volume", &ro]].concat()).ok().stdout;
     let tool = crate::harness::bin().join("quilt-spawn").display().to_string();
     let inject =

@@ -73,7 +73,8 @@ static void spy(int pid, char **needles)
 static void tried(const char *how, int result)
 {
     char line[64];
-    if (result >= 0 || (errno != EROFS && errno != EXDEV && errno != ETXTBSY && errno != EPERM)) {
+    // EACCES: in a user namespace, where the file is nobody's.
+    if (result >= 0 || (errno != EROFS && errno != EXDEV && errno != ETXTBSY && errno != EPERM && errno != EACCES)) {
         snprintf(line, sizeof line, "%s: %s", how, result >= 0 ? "done" : strerror(errno));
         note("/hits", line);
     }

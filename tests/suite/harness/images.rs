@@ -109,29 +109,34 @@ pub fn archive(tree: &Path, file: &Path, kind: &str) -> Option<()> {
 
 /// A Debian with python3, which also goes by `python`, as `.tar.gz`; the reason where it cannot be had.
 pub fn debian() -> Result<PathBuf, String> {
+    // The quick way to a small tree.
+    let small =
+        ["--variant=essential", "--include=python3-minimal", "--customize-hook=ln -s python3 \"$1/usr/bin/python\""];
+    debian_with("debian.tar.gz", &small)
+}
+
+/// A Debian as people work in: apt, git, pip, sudo.
+pub fn workshop() -> Result<PathBuf, String> {
+    let packages = "adduser,ca-certificates,git,iputils-ping,libcap2-bin,python3,python3-pip,python3-venv,sudo";
+    debian_with("workshop.tar.gz", &["--variant=apt", &format!("--include={packages}")])
+}
+
+fn debian_with(name: &str, what: &[&str]) -> Result<PathBuf, String> {
     let mut why = String::new();
-    let made = made_once("debian.tar.gz", |file| {
-        // The quick way to a small tree; documentation makes up half of the files.
-        let args = [
-            "--mode=root",
-            "--variant=essential",
-            "--include=python3-minimal",
-            "--dpkgopt=path-exclude=/usr/share/{doc,man,info,locale}/*",
-            "--customize-hook=ln -s python3 \"$1/usr/bin/python\"",
-            "--quiet",
-            "bookworm",
-        ];
+    let made = made_once(name, |file| {
+        // Documentation makes up half of the files.
+        let path = "--dpkgopt=path-exclude=/usr/share/{doc,man,info,locale}/*";
         // `….tar.gz` without its end.
         let tar = file.with_extension("");
         if !Path::new("/usr/bin/mmdebstrap").exists() {
             why = "mmdebstrap is not installed".to_owned();
             return None;
         }
-        let run = Run::new("mmdebstrap").args(&args).args(&[&tar]).limit(Duration::from_secs(300));
-        match run.try_go() {
+        let run = Run::new("mmdebstrap").args(&["--mode=root", "--quiet", path]).args(what).args(&["bookworm"]);
+        match run.args(&[&tar]).limit(Duration::from_secs(600)).try_go() {
             Some(out) if out.status == 0 => {
                 // `….tar` becomes `….tar.gz`, which is `file`.
-                Run::new("gzip").args(&["-1f", tar.to_str()?]).limit(Duration::from_secs(60)).go().ok();
+                Run::new("gzip").args(&["-1f", tar.to_str()?]).limit(Duration::from_secs(120)).go().ok();
                 Some(())
             }
             out => {

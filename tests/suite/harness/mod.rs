@@ -145,6 +145,28 @@ sys.exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(s
         self.quilt(&all).ok().record()
     }
 
+    /// The host's id of a user of a container.
+    pub fn outside(&self, name: &str, uid: u64) -> u64 {
+        self.quilt(&["inspect", name]).ok().record()["netns"]["have"]["ids"]["uid"].as_u64().unwrap_or(0) + uid
+    }
+
+    /// Whether containers can have ids of their own here, without anything done.
+    pub fn has_userns(&self) -> bool {
+        let image = images::busybox().display().to_string();
+        let plan = self.quilt(&["create", "--dry-run", "--userns", "auto", &image]).ok().stdout;
+        plan.contains("clone3 CLONE_NEWUSER")
+    }
+
+    /// `--pid PID`, and what `host` needs beside it on this machine.
+    pub fn pids(&self, pid: &'static str) -> Vec<&'static str> {
+        let beside: &[&str] = match pid {
+            "host" if self.has_userns() => &["--userns", "auto"],
+            "host" => &["--privileged"],
+            _ => &[],
+        };
+        [&["--pid", pid], beside].concat()
+    }
+
     /// `quilt exec NAME ARGS…`, which must succeed; its standard output.
     pub fn exec(&self, name: &str, args: &[&str]) -> String {
         let mut all = vec!["exec", name];
