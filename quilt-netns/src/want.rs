@@ -54,7 +54,7 @@ pub struct Want {
     pub subnet: Option<Subnet>,
 
     /// Whose ids the container's are: auto: 65,536 of the host's that nobody else has; host: the host's own, so that root is
-    /// root; or those of the host from UID and GID on [default: host]
+    /// root; or those of the host from UID and GID on [default: auto]
     #[arg(long, value_name = "auto|host|UID:GID:SIZE", help_heading = "Security")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub userns: Option<Userns>,
@@ -79,7 +79,7 @@ pub enum Userns {
 
 impl Userns {
     /// What a container gets that asks for nothing.
-    pub const DEFAULT: Userns = Userns::Host;
+    pub const DEFAULT: Userns = Userns::Auto;
 }
 
 impl FromStr for Userns {
