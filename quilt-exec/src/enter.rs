@@ -16,7 +16,7 @@ use nix::unistd::{Pid, pipe2, read, write};
 use quilt_record::confine::Confine;
 use quilt_record::defence::out;
 use quilt_record::leaf::Leaf;
-use quilt_record::process::wait_dead;
+use quilt_record::process::{poll_timeout, wait_dead};
 use quilt_record::{Code, Error, Step, sys};
 
 use crate::child::{Words, child, explain};
@@ -25,6 +25,9 @@ use crate::target::{Target, not_running};
 
 /// How long nothing is heard of a child before it is asked why, in milliseconds: a thousand times as long as it takes.
 const UNHEARD_OF: u16 = 1000;
+
+/// How long a guard may take to say that its program, which is dead, has ended.
+pub(crate) const HEARD: Duration = Duration::from_secs(1);
 
 /// How long such a child may take to die.
 const KILL: Duration = Duration::from_secs(10);
@@ -236,8 +239,15 @@ impl Running {
             return Ok(());
         }
         self.leaf.kill(limit)?;
-        self.status();
-        self.part();
+        // All of it is dead. But the guard cannot see that if somebody else inside traces a thread of the program and does not
+        // wait for its end: then it stays, until the container ends.
+        let heard = poll(&mut [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)], poll_timeout(HEARD));
+        if heard == Ok(0) {
+            self.status.set(Some(128 + Signal::SIGKILL as u8));
+        } else {
+            self.status();
+            self.part();
+        }
         self.leaf.remove().map(drop)
     }
 }

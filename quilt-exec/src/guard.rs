@@ -13,12 +13,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::Termios;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pipe2, read, write};
+use nix::unistd::{pipe2, read, write};
 use quilt_record::leaf::Leaf;
-use quilt_record::process::zombie_status;
+use quilt_record::process::{reap, zombie_status};
 use quilt_record::{Error, Step, sys};
 
 use crate::terminal;
@@ -58,7 +57,8 @@ pub(crate) fn guard(
     };
     let told = introduce(&control, &child);
     if let Some(maker) = maker {
-        reap(maker.pid);
+        // It alone: the program may have ended by now.
+        while sys::wait(maker.pid, 0) == Err(Errno::EINTR) {}
     }
     // The tool's streams and all else must not be held open. 0 to 2 are places only.
     let place = child.pidfd.as_fd();
@@ -91,20 +91,19 @@ pub(crate) fn attend(
     kill: impl FnOnce() -> bool,
     clear: impl FnOnce() -> bool,
 ) -> u8 {
-    if told && !outlived(control, pidfd) {
-        let reaped = try_reap(child.pid, WaitPidFlag::__WALL | WaitPidFlag::WNOHANG);
+    if told && let First::Program(reaped) = first(child.pid, control, pidfd) {
         let traced = if reaped.is_none() { zombie_status(child.pid) } else { None };
-        let status = reaped.or(traced).unwrap_or_else(|| reap(child.pid));
+        let status = reaped.or(traced).unwrap_or_else(|| reaped_at_last(child.pid));
         let _ = write(control, &[status]);
         let cleared = clear();
         if traced.is_some() {
             let _ = write(control, TRACED);
-            reap(child.pid);
+            reaped_at_last(child.pid);
         }
         return u8::from(!cleared);
     }
     if kill() {
-        reap(child.pid);
+        reaped_at_last(child.pid);
         clear();
     }
     0
@@ -128,31 +127,43 @@ fn start(leaf: &Leaf, program: impl FnOnce(&OwnedFd) -> u8) -> Result<(sys::Chil
     }
 }
 
-/// Waits for the program's end or the tool's: whether the tool died first.
-fn outlived(control: &OwnedFd, pidfd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-    // Every signal is blocked, and there is memory enough for two: it fails for nothing.
-    while poll(&mut fds, PollTimeout::NONE).is_err() {}
-    !fds[0].any().unwrap_or(false)
+/// Whose end came first.
+enum First {
+    /// The program's; its exit status if it has been reaped.
+    Program(Option<u8>),
+    Tool,
 }
 
-/// The exit status of a child that has ended: its own, or 128 + n for a signal.
-fn reap(pid: i32) -> u8 {
+/// Waits for the program's end or the tool's, and reaps who is not the program meanwhile: see [`reap`].
+fn first(program: i32, control: &OwnedFd, pidfd: &OwnedFd) -> First {
+    // Every signal is blocked. There is a descriptor left, of all that were closed.
+    let Ok(ends) = sys::signalfd(&SigSet::from(Signal::SIGCHLD)) else { return First::Tool };
+    let poll_in = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut fds = [poll_in(pidfd.as_fd()), poll_in(control.as_fd()), poll_in(ends.as_fd())];
     loop {
-        if let Some(status) = try_reap(pid, WaitPidFlag::__WALL) {
-            return status;
+        // Before the first poll: one may have ended before there was a descriptor for it.
+        if let reaped @ Some(_) = try_reap(program) {
+            return First::Program(reaped);
         }
+        while poll(&mut fds, PollTimeout::NONE).is_err() {}
+        let [ended, closed, _] = fds.each_ref().map(|fd| fd.any().unwrap_or(false));
+        if ended {
+            return First::Program(try_reap(program));
+        }
+        if closed {
+            return First::Tool;
+        }
+        // One siginfo, whose size is 128 bytes: the signal is pending once at most.
+        let _ = read(&ends, &mut [0u8; 128]);
     }
 }
 
-/// The same, if it can be reaped; waits for that unless WNOHANG is given.
-fn try_reap(pid: i32, flags: WaitPidFlag) -> Option<u8> {
-    match waitpid(Pid::from_raw(pid), Some(flags)) {
-        Ok(WaitStatus::Exited(_, status)) => Some(status as u8),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Some(128u8.saturating_add(signal as u8)),
-        Ok(_) | Err(Errno::EINTR) => None,
-        Err(_) => Some(125),
-    }
+fn try_reap(program: i32) -> Option<u8> {
+    reap(program, false).unwrap_or(Some(125))
+}
+
+fn reaped_at_last(program: i32) -> u8 {
+    reap(program, true).ok().flatten().unwrap_or(125)
 }
 
 /// What the guard says first: the program, or why there is none.

@@ -11,7 +11,7 @@ use nix::unistd::{read, write};
 use quilt_record::process::poll_timeout;
 use quilt_record::{Error, Step, sys};
 
-use crate::enter::{ExecError, Program, Running};
+use crate::enter::{ExecError, HEARD, Program, Running};
 use crate::pump::{Flow, Pump};
 use crate::target::Target;
 use crate::terminal;
@@ -191,10 +191,14 @@ pub fn supervise(
             if streams.outputs.is_empty() || !any {
                 return delivered(ending, lost);
             }
-        } else if !timed_out && deadline.is_some_and(|d| Instant::now() >= d) {
+        } else if deadline.is_some_and(|d| Instant::now() >= d) {
+            if timed_out {
+                // It is dead, and the guard cannot see that: see [`Running::kill`].
+                return delivered(Ending::TimedOut, lost);
+            }
             timed_out = true;
-            deadline = None;
             running.leaf.kill(KILL)?;
+            deadline = Some(Instant::now() + HEARD);
         }
     }
 }

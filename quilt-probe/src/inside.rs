@@ -13,9 +13,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use quilt_exec::Program;
+use quilt_record::process::reap;
 use quilt_record::sys;
 
 /// The longest command, in bytes.
@@ -76,18 +75,7 @@ fn run(words: &[String], env: &[CString]) -> u8 {
         sys::reset_signals();
         refused(command.exec())
     }) {
-        Ok(child) => reap(child.pid),
+        Ok(child) => reap(child.pid, true).ok().flatten().unwrap_or(125),
         Err(e) => refused(e),
-    }
-}
-
-fn reap(pid: i32) -> u8 {
-    loop {
-        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Exited(_, status)) => return status as u8,
-            Ok(WaitStatus::Signaled(_, signal, _)) => return 128u8.saturating_add(signal as u8),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return 125,
-        }
     }
 }

@@ -230,6 +230,29 @@ fn is_husk(pidfd: &OwnedFd) -> bool {
         && matches!(wait_dead(pidfd, Duration::ZERO), Ok(false))
 }
 
+/// Reaps the child `pid`: its exit status, 128 + n for signal n. `None` if it has not ended, unless `wait` says to wait for
+/// that. Others are taken care of meanwhile: a child that runs what somebody else wrote may have had some born as its siblings
+/// (CLONE_PARENT), and its threads may have made this process their tracer (PTRACE_TRACEME). As long as such a thread is not
+/// reaped, the child does not count as ended, nor can the init of its pid namespace end.
+pub fn reap(pid: i32, wait: bool) -> nix::Result<Option<u8>> {
+    loop {
+        match sys::wait(-1, if wait { 0 } else { libc::WNOHANG }) {
+            Ok(None) => return Ok(None),
+            Ok(Some((who, status))) if libc::WIFSTOPPED(status) => {
+                // SIGTRAP is nothing but the word of an exec to its tracer.
+                let signal = libc::WSTOPSIG(status);
+                sys::let_go(who, if signal == libc::SIGTRAP { 0 } else { signal });
+            }
+            Ok(Some((who, status))) if who == pid => {
+                let signal = libc::WTERMSIG(status) as u8;
+                return Ok(Some(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) as u8 } else { 128 + signal }));
+            }
+            Ok(Some(_)) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// A poll(2) timeout: rounded up, so that a wait never ends before its time and spins.
 pub fn poll_timeout(left: Duration) -> PollTimeout {
     let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;

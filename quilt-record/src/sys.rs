@@ -241,6 +241,23 @@ pub fn cloexec_from(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits for a child, or for one of those that this process traces, threads too (waitpid(2) with __WALL): who it was, and the
+/// status as the kernel has it. Any of them for -1. `None` if it is nobody's turn and `flags` has WNOHANG. (nix knows no
+/// real-time signals: to it, whoever died of one has not been heard of.)
+pub fn wait(pid: i32, flags: libc::c_int) -> nix::Result<Option<(i32, libc::c_int)>> {
+    let mut status = 0;
+    // SAFETY: the kernel stores an int.
+    let who = unsafe { libc::waitpid(pid, &raw mut status, flags | libc::__WALL) };
+    Errno::result(who).map(|who| (who > 0).then_some((who, status)))
+}
+
+/// Traces a thread no longer that has stopped for it, and gives it the signal that it has stopped with (PTRACE_DETACH,
+/// ptrace(2)). It may be gone.
+pub fn let_go(thread: i32, signal: libc::c_int) {
+    // SAFETY: the address is ignored, the data is a number.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, std::ptr::null::<()>(), libc::c_long::from(signal)) };
+}
+
 /// Replaces the process by the file behind `fd` (execveat(2) with AT_EMPTY_PATH). Returns only the error.
 pub fn exec_fd(fd: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Result<Infallible> {
     let (argv, env) = (pointers(argv), pointers(env));

@@ -18,11 +18,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, pipe2};
 
 use quilt_record::confine;
-use quilt_record::{Code, Error, sys};
+use quilt_record::{Code, Error, process, sys};
 
 use crate::report::Line;
 
@@ -197,17 +196,9 @@ fn idle() -> u8 {
     }
 }
 
-/// Reaps all that has ended; the exit status of `main` if it is among them.
+/// Reaps all that has ended, up to `main`: its exit status, if it is among them.
 fn reap(main: Option<Pid>) -> Option<u8> {
-    let mut ended = None;
-    loop {
-        match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Exited(pid, status)) if Some(pid) == main => ended = Some(status as u8),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == main => ended = Some(128 + signal as u8),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return ended,
-            Ok(_) | Err(_) => {}
-        }
-    }
+    process::reap(main.map_or(0, Pid::as_raw), false).ok().flatten()
 }
 
 /// Passes signals to the command and its output to the log until it ends; returns its exit status.
