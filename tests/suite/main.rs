@@ -8,6 +8,7 @@ mod harness;
 
 mod attack;
 mod attack_caller;
+mod attack_end;
 mod attack_host;
 mod attack_image;
 mod attack_join;

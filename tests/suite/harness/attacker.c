@@ -3,6 +3,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <linux/fs.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
@@ -122,10 +125,59 @@ static void write_to(int pid)
     note("/caught", text);
 }
 
+static void *traced(void *whatever)
+{
+    // Whoever started this program is its tracer from here on, and has to reap it.
+    ptrace(PTRACE_TRACEME, 0, 0, 0);
+    return whatever;
+}
+
+static void *late(void *whatever)
+{
+    usleep(300 * 1000);
+    return whatever;
+}
+
+// Runs once, and exits with 3: how a program may make it hard for its parent to see its end.
+static int end_oddly(const char *how)
+{
+    pthread_t thread;
+    if (!strcmp(how, "a traced thread")) {
+        pthread_create(&thread, NULL, traced, NULL);
+        pthread_join(thread, NULL);
+    } else if (!strcmp(how, "traced itself")) {
+        traced(NULL);
+        raise(SIGWINCH);
+    } else if (!strcmp(how, "siblings")) {
+        for (int i = 0; i < 20; i++)
+            if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0) == 0)
+                _exit(9);
+    } else if (!strcmp(how, "a thread that another traces")) {
+        pthread_create(&thread, NULL, late, NULL);
+        pthread_join(thread, NULL);
+    }
+    return 3;
+}
+
+// Traces every thread that is not a process's first, and never waits for it.
+static void hold_threads(int pid)
+{
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *all = opendir(path);
+    for (struct dirent *entry; all && (entry = readdir(all));) {
+        int thread = atoi(entry->d_name);
+        if (thread > 0 && thread != pid && !ptrace(PTRACE_SEIZE, thread, 0, 0))
+            note("/traced", entry->d_name);
+    }
+    if (all)
+        closedir(all);
+}
+
 int main(int argc, char **argv)
 {
-    (void)argc;
     int newest = 1;
+    if (argc > 2 && !strcmp(argv[1], "end"))
+        return end_oddly(argv[2]);
     signal(SIGTERM, SIG_IGN);
     for (;;) {
         if (!strcmp(argv[1], "stop")) {
@@ -146,6 +198,8 @@ int main(int argc, char **argv)
                 spy(pid, argv + 2);
             else if (!strcmp(argv[1], "write"))
                 write_to(pid);
+            else if (!strcmp(argv[1], "hold"))
+                hold_threads(pid);
             else if (!strcmp(argv[1], "trace") && !ptrace(PTRACE_SEIZE, pid, 0, 0))
                 note("/traced", entry->d_name);
         }
