@@ -30,6 +30,7 @@ pub fn verify(instance: &Instance, place: &Place) -> Result<Verdict, Error> {
     match &bridge {
         None => missing.push(format!("the bridge {}", link.bridge)),
         Some(found) if found.flags & libc::IFF_UP as u32 == 0 => missing.push(format!("{} is down", link.bridge)),
+        Some(found) if found.group != nft::BRIDGES => missing.push(format!("the group of {}", link.bridge)),
         Some(_) if label.is_none() => missing.push(format!("{} is of another version of Quilt", link.bridge)),
         Some(_) => {}
     }
@@ -72,8 +73,8 @@ pub fn notes(instance: &Instance, pinned: bool, all: bool) -> Result<Vec<String>
         let bridges = format!("{}+", instance.bridge_prefix());
         notes.push(format!(
             "this host drops what no rule lets through (the policy of the chain FORWARD in the table filter, as docker sets it), \
-             containers' traffic to the outside too, unless this was run: iptables -I {chain} -i {bridges} -j ACCEPT && \
-             iptables -I {chain} -o {bridges} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+             containers' traffic to the outside too, unless this was run, with UPLINK the interface of the default route: \
+             iptables -I {chain} -i {bridges} -o UPLINK -j ACCEPT && iptables -I {chain} -o {bridges} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
         ));
     }
     Ok(notes)

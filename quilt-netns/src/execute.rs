@@ -105,6 +105,8 @@ pub(crate) struct Machine<'a> {
     notes: Vec<String>,
     /// What was not there before, of that which may have been; for who asks.
     pub made: Option<Vec<String>>,
+    /// Whether the bridge was made by this machine, and not found.
+    made_bridge: bool,
 }
 
 impl<'a> Machine<'a> {
@@ -121,6 +123,7 @@ impl<'a> Machine<'a> {
             pinned: nft::wants_pinned(),
             notes: Vec::new(),
             made: None,
+            made_bridge: false,
         })
     }
 
@@ -283,6 +286,10 @@ impl<'a> Machine<'a> {
             let news = messages.iter().enumerate().filter(|(index, message)| may_be(message) && !refused(*index));
             made.extend(news.map(|(_, message)| message.to_string()));
         }
+        for (index, message) in messages.iter().enumerate() {
+            let refused = answers.refused.iter().any(|refusal| refusal.index == index);
+            self.made_bridge |= matches!(message, Message::NewBridge { .. }) && !refused;
+        }
         for refusal in &answers.refused {
             if let Some(Message::BridgeRoute { name, shard, .. }) = messages.get(refusal.index) {
                 self.check_route(name, *shard)?;
@@ -309,6 +316,10 @@ impl<'a> Machine<'a> {
         let answers = send(&mut self.host, &[Message::GetRoute { to }], &names)?;
         let by = answers.told.first().and_then(|(_, payload)| route_interface(payload));
         if by.is_some() && by == self.indices.iter().find(|(name, _)| name == bridge).map(|(_, index)| *index) {
+            return Ok(());
+        }
+        // One that was there has containers on it, and its own route once; what else there is now is not ours to judge.
+        if !self.made_bridge {
             return Ok(());
         }
         // A bridge that can never be ready is of no use to anyone.

@@ -162,7 +162,8 @@ pub(crate) fn choose(instance: &Instance, want: &Want, around: &Around, dry: boo
         Userns::Auto => None,
         Userns::Map(map) => Some(map),
     };
-    let range = Range::of(instance, want.userns_range, !dry && map.is_none())?;
+    // Kept for those who name their own as well: what is asked of them now must hold for the blocks that come later.
+    let range = Range::of(instance, want.userns_range, !dry)?;
     if let Some(map) = map.filter(|map| range.meets(*map)) {
         let why = format!("{map} has ids of {range}, which containers with --userns auto get (--userns-range)");
         return Err(Error::new(Code::Invalid, "read --userns", why));
@@ -202,6 +203,14 @@ pub(crate) fn block(
     }
     let owner = lease::owner(id, claim);
     let free = || -> Result<Option<u32>, Error> {
+        // The one it has, before one that became free before it.
+        let own = lease::list(instance)?.into_iter().find_map(|(name, whose)| match name {
+            Name::Ids(number) if whose == owner && number < range.blocks() => Some(number),
+            _ => None,
+        });
+        if own.is_some() {
+            return Ok(own);
+        }
         for number in range.candidates(hash64(id.as_str().as_bytes())) {
             if lease::take(instance, Name::Ids(number), &owner, dry)?.is_none() {
                 return Ok(Some(number));

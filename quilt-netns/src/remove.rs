@@ -49,8 +49,9 @@ pub enum Retired {
 pub fn retire_link(name: &str) -> Result<Retired, Error> {
     let mut socket = host_socket()?;
     let Some(found) = find(&mut socket, name)? else { return Ok(Retired::Gone) };
-    // Indices are not used again.
-    let rename = format!("vr{}", found.index);
+    // Indices are not used again. By its name the firewall still knows it for a container's, and takes nothing from what is
+    // no port of a bridge: there may be somebody alive at the other end for a while.
+    let rename = format!("vq.{}", found.index);
     let names = Names { indices: &[(name.to_owned(), found.index)], netns: None };
     match send(&mut socket, &[Message::Retire { name: name.to_owned(), rename: rename.clone() }], &names) {
         Ok(_) => Ok(Retired::Renamed(rename)),

@@ -48,7 +48,12 @@ pub(crate) fn refusal(
     if dry {
         return guess(instance, map);
     }
-    let refusal = attempt(instance, layers, map)?;
+    // Whether there may be such a user namespace at all is not about file systems, and may change: it is not kept.
+    let user = match userns::make(map, false) {
+        Ok(made) => made.user,
+        Err(e) => return userns::refusal(&e, map).map(Some).ok_or(e),
+    };
+    let refusal = attempt(instance, layers, map, user.as_fd())?;
     let answer = refusal.as_deref().unwrap_or(YES);
     loop {
         match symlink(answer, &path) {
@@ -77,16 +82,12 @@ fn kinds(layers: &Unpack) -> Result<String, Error> {
 const CAN: u8 = b'y';
 const CANNOT: u8 = b'n';
 
-fn attempt(instance: &Instance, layers: &Unpack, map: IdMap) -> Result<Option<String>, Error> {
+fn attempt(instance: &Instance, layers: &Unpack, map: IdMap, user: BorrowedFd<'_>) -> Result<Option<String>, Error> {
     let step = || "try to mount the image for a user namespace";
-    let user = match userns::make(map, false) {
-        Ok(made) => made.user,
-        Err(e) => return userns::refusal(&e, map).map(Some).ok_or(e),
-    };
     let (told, tell) = pipe2(OFlag::O_CLOEXEC).step(step)?;
     let child = sys::fork(libc::CLONE_NEWNS as u64, None, || {
         let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
-        let (word, text) = match mount_all(instance, layers, map, user.as_fd()) {
+        let (word, text) = match mount_all(instance, layers, map, user) {
             Ok(None) => (CAN, String::new()),
             Ok(Some(why)) => (CANNOT, why),
             Err(e) => (b'e', serde_json::to_string(&e.failure("")).unwrap_or_default()),

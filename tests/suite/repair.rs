@@ -283,7 +283,7 @@ fn a_firewall_that_drops_what_it_forwards_is_told() {
     let record = world.create("one", &[]);
     let prefix = link(&record, "bridge").trim_end_matches('0').to_owned();
     let note = |text: &str, chain: &str| {
-        let command = format!("iptables -I {chain} -i {prefix}+ -j ACCEPT");
+        let command = format!("iptables -I {chain} -i {prefix}+ -o UPLINK -j ACCEPT");
         assert!(text.contains(&command), "{text}");
     };
     note(record["netns"]["have"]["notes"][0].as_str().unwrap(), "FORWARD");

@@ -1,10 +1,9 @@
 //! `--device`: from words to the devices of this host.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
 use quilt_record::error::{Code, Error, Step as _};
 use quilt_record::have::Device;
@@ -111,9 +110,8 @@ fn is_common(device: &Device) -> Option<bool> {
 
 /// The device, or all those in the directory and the directories in it, but no symlinks.
 fn find(path: &Path, inside: &Path, access: Access, depth: u32, found: &mut Vec<Device>) -> std::io::Result<()> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    let about = file.metadata()?;
+    // Not opened: that alone starts some devices.
+    let about = fs::symlink_metadata(path)?;
     let kind = about.file_type();
     if kind.is_dir() && depth > 0 {
         let mut names = fs::read_dir(path)?.map(|entry| entry.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>()?;

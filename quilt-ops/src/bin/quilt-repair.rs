@@ -44,7 +44,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if instance.run().exists() {
         repaired = repair::shared(&instance)?;
     }
-    let which = Targets { ids: cli.ids.clone(), all: cli.all || cli.ids.is_empty() };
+    // A bridge that was not whole is made so, and counts as whole from then on: none of those on it may be left out.
+    let broken = repaired.iter().any(|one| one.repaired);
+    let all = cli.all || cli.ids.is_empty() || broken;
+    let which = Targets { ids: if all { Vec::new() } else { cli.ids.clone() }, all };
     let own = std::cell::RefCell::new(Vec::new());
     let status = which.each_running("quilt-repair", &instance, |instance, id| {
         own.borrow_mut().extend(repair::container(instance, id)?);
