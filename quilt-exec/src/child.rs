@@ -170,6 +170,7 @@ fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &S
     // Gone with the init, as setns will say.
     let root = stat(format!("/proc/{}/root", target.spawn.init.pid).as_str());
     let streams = |e: Errno| (At::Streams, e);
+    confine::leave_keyring().map_err(|e| (At::Confine, errno(&e)))?;
     if let Some(ids) = target.spawn.ids {
         ids::give(ids, program.confine.uid, stdio).map_err(streams)?;
         rlimit::raise(&program.confine.rules.rlimits).map_err(|e| (At::Confine, errno(&e)))?;

@@ -141,6 +141,11 @@ impl Target {
         Ok((confine, Some(found.home)))
     }
 
+    /// The container's root, who is in no group but that, whatever the image's files say.
+    pub fn root(&self) -> Confine {
+        Confine::of(&User::default(), &self.spawn.confine, self.filter.clone())
+    }
+
     /// The environment of a command: the container's, with `home` unless the container names one, under `extra`
     /// (`NAME=value`).
     pub fn environment(&self, home: Option<String>, extra: &[CString]) -> Result<Vec<CString>, Error> {

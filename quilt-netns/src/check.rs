@@ -30,8 +30,8 @@ pub fn verify(instance: &Instance, place: &Place) -> Result<Verdict, Error> {
     match &bridge {
         None => missing.push(format!("the bridge {}", link.bridge)),
         Some(found) if found.flags & libc::IFF_UP as u32 == 0 => missing.push(format!("{} is down", link.bridge)),
-        Some(found) if found.group != nft::BRIDGES => missing.push(format!("the group of {}", link.bridge)),
         Some(_) if label.is_none() => missing.push(format!("{} is of another version of Quilt", link.bridge)),
+        Some(found) if found.group != nft::BRIDGES => missing.push(format!("the group of {}", link.bridge)),
         Some(_) => {}
     }
     match find(&mut socket, &link.host)? {

@@ -129,13 +129,12 @@ fn name_of(errno: i32) -> String {
 /// Sends a visitor in, and reads all it has to say.
 fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Result<Vec<u8>, Stop> {
     let deadline = watch.deadline(LIMIT);
-    let (confine, home) = target.confinement(Some("0")).map_err(Stop::Failed)?;
     let program = Program {
         argv: vec![c"quilt-probe".to_owned()],
         body: None,
-        env: target.environment(home, &[])?,
+        env: target.environment(None, &[])?,
         workdir: c"/".to_owned(),
-        confine,
+        confine: target.root(),
     };
     let step = || "prepare to look from inside";
     let (socket, theirs) = sys::socket_pair().step(step)?;

@@ -78,9 +78,6 @@ pub fn apply(confine: &Confine) -> io::Result<()> {
     if !out("rlimits") {
         rlimit::set(&rules.rlimits)?;
     }
-    if !out("keyring") {
-        sys::join_new_session_keyring()?;
-    }
     // Without no_new_privs the kernel takes a filter from CAP_SYS_ADMIN only (seccomp(2)), which is about to go.
     if !new_privs_refused(rules) {
         install(confine)?;
@@ -99,6 +96,13 @@ pub fn apply(confine: &Confine) -> io::Result<()> {
     }
     // A change of credentials sets it to fs.suid_dumpable, which may be 1.
     sys::set_dumpable(false)
+}
+
+/// A session keyring of its own, for what enters a container. As the host's root, so before the container's user
+/// namespace: there it would count against the 200 that a user may have (keyrings(7)), and a container with as many commands
+/// would get no more.
+pub fn leave_keyring() -> io::Result<()> {
+    if out("keyring") { Ok(()) } else { sys::join_new_session_keyring() }
 }
 
 /// Gives up all capabilities but those, for good.

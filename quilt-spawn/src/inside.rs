@@ -293,6 +293,7 @@ fn facts(job: &Job<'_>, made: &Made) -> Result<Vec<Line>, Error> {
 
 /// Lets go of the caller: its session, its terminal, its descriptors.
 fn detach(job: &Job<'_>, made: &mut Made) -> Result<(), Error> {
+    confine::leave_keyring().map_err(os)?;
     sys::leave_session().map_err(os)?;
     if made.null.is_none() {
         made.null = Some(null(have(&made.dev)?)?);

@@ -143,8 +143,9 @@ fn list_devices(dir: &Path, devices: &mut BTreeMap<String, String>, depth: u32) 
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, Ok(found)) = (entry.path(), entry.metadata()) else { continue };
         let kind = found.file_type();
-        // Terminals come and go.
-        if kind.is_dir() && depth < 4 && path != Path::new("/dev/pts") {
+        // Terminals come and go; the others are everybody's to fill, and nodev.
+        let own = ["/dev/pts", "/dev/shm", "/dev/mqueue"].iter().any(|own| path == Path::new(own));
+        if kind.is_dir() && depth < 16 && !own {
             list_devices(&path, devices, depth + 1);
         } else if kind.is_char_device() || kind.is_block_device() {
             let letter = if kind.is_char_device() { 'c' } else { 'b' };

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use quilt_record::confine::{CapSet, Confine, Rules};
+use quilt_record::confine::{CapSet, Confine, Rlimit, Rules};
 
 /// What init is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,12 +30,19 @@ const STARTING: CapSet = CapSet(1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8);
 /// KILL: what is left of that.
 const FORWARDING: CapSet = CapSet(1 << 5);
 
+/// As many files as init needs, and some.
+const FILES: u64 = 64;
+
 impl Settings {
     /// What init itself is held to, of what the container is: its commands get the resource limits, it must not run out of
     /// files or time; and it may have to become another user.
     pub fn own_rules(rules: &Rules, command: &[String]) -> Rules {
         let extra = if command.is_empty() { CapSet(0) } else { STARTING };
-        let rlimits = Rules::default().rlimits;
+        // Hard limits can only be lowered from here on, which is for the command to do: init keeps the most there is. Of files
+        // there is a most that has a number, and no hard limit is above it (fs.nr_open).
+        let none = Rlimit { name: "core".to_owned(), soft: Some(0), hard: None };
+        let files = rules.rlimits.iter().filter(|limit| limit.name == "nofile" && limit.hard >= Some(FILES)).cloned();
+        let rlimits = files.chain([none]).collect();
         Rules { rlimits, capabilities: rules.capabilities.with(extra), ..rules.clone() }
     }
 
