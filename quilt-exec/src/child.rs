@@ -21,6 +21,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, write};
 use quilt_record::confine::rlimit;
 use quilt_record::defence::out;
+use quilt_record::idmap;
 use quilt_record::leaf::unforked;
 use quilt_record::process::{arguments, forgo_oom_protection, wait_gone};
 use quilt_record::{Error, confine, sys};
@@ -177,7 +178,7 @@ fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &S
     }
     setns(&target.pidfd, namespaces).map_err(|e| (At::Namespaces, e))?;
     if target.spawn.ids.is_some() {
-        ids::become_root().map_err(|e| (At::Namespaces, errno(&e)))?;
+        idmap::become_root().map_err(|e| (At::Namespaces, errno(&e)))?;
     }
     // The root of the namespace, which ought to be the init's: never the host's instead.
     let here = stat("/").map_err(|e| (At::Namespaces, e))?;

@@ -37,7 +37,6 @@ struct Asked {
     read_only: bool,
     tmpfs: Vec<String>,
     volume: Vec<String>,
-    pid: Option<String>,
 }
 
 /// Looks from inside, and fails with all that is not as it must be.

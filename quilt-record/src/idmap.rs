@@ -55,6 +55,17 @@ impl IdMap {
     pub fn gid(self, inside: u32) -> Option<u32> {
         (inside < self.size).then(|| self.gid + inside)
     }
+
+    /// Refuses a user, by its ids, groups too, that the container has not.
+    pub fn has(self, uid: u32, gid: u32, groups: &[u32]) -> Result<(), Error> {
+        match [uid, gid].into_iter().chain(groups.iter().copied()).max().filter(|id| *id >= self.size) {
+            Some(id) => {
+                let why = format!("the id {id} is not among the container's {} ids (--userns)", self.size);
+                Err(Error::new(Code::Invalid, "", why))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for IdMap {
@@ -118,6 +129,14 @@ pub fn assume_root(map: IdMap) -> io::Result<()> {
     sys::set_fs_ids(map.uid, map.gid)?;
     sys::set_dumpable(false)?;
     sys::set_parent_death_signal(Some(Signal::SIGKILL))
+}
+
+/// For a process that has entered the user namespace: its root, instead of a user that it has no number for. What is made
+/// from here on can be given away. Confinement comes later, and takes what this process can do.
+pub fn become_root() -> io::Result<()> {
+    sys::set_user(0, 0, &[])?;
+    // Which the change of ids undid.
+    sys::set_dumpable(false)
 }
 
 #[cfg(test)]

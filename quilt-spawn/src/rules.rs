@@ -109,7 +109,7 @@ fn capabilities(want: &Want, own: CapSet, notes: &mut Vec<String>) -> Result<Cap
         return Err(Error::new(Code::Denied, "read --cap-add", why));
     }
     // Those that this kernel does not know are nobody's.
-    let missing = CapSet(missing.0 & known()?.0);
+    let missing = if missing == CapSet(0) { missing } else { CapSet(missing.0 & known()?.0) };
     if missing != CapSet(0) {
         let names = missing.names().collect::<Vec<_>>().join(", ");
         notes.push(format!("it is without {names}, which Quilt has not here"));

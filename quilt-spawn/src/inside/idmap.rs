@@ -64,16 +64,7 @@ pub fn shift_volume(ids: &Ids, tree: &Tree) -> Result<Option<String>, Error> {
 /// Refuses a user whom the container has no id for.
 pub(super) fn check(ids: Option<&Ids>, user: &User) -> Result<(), Error> {
     let Some(Ids { map, .. }) = ids else { return Ok(()) };
-    let all = [user.uid, user.gid].into_iter().chain(user.groups.iter().copied());
-    match all.max().filter(|id| *id >= map.size) {
-        Some(id) => Err(foreign(&format!("the id {id}"), *map)),
-        None => Ok(()),
-    }
-}
-
-fn foreign(what: &str, map: IdMap) -> Error {
-    let message = format!("{what} is not among the container's {} ids (--userns)", map.size);
-    Error::new(Code::Invalid, "", message)
+    map.has(user.uid, user.gid, &user.groups)
 }
 
 /// Into the user namespace, as its root. It has all capabilities there and none outside, and no securebits.
@@ -81,9 +72,7 @@ pub(super) fn enter(job: &Job<'_>) -> Result<(), Error> {
     let ids = ids(job)?;
     rlimit::raise(&Settings::own_rules(job.rules, &job.want.command).rlimits).map_err(os)?;
     setns(&ids.userns, CloneFlags::CLONE_NEWUSER).map_err(os)?;
-    sys::set_user(0, 0, &[]).map_err(os)?;
-    // Which the change of ids undid.
-    sys::set_dumpable(false).map_err(os)
+    idmap::become_root().map_err(os)
 }
 
 /// The layers as they are to be mounted: lower ones, and what the names of the writable one are looked up in, which was
