@@ -130,7 +130,7 @@ fn run(job: &Job<'_>, made: &mut Made, step: &Step) -> Result<(), Error> {
         Step::Tools(..) | Step::Empty(_) | Step::Leaf(_) | Step::Clone { .. } => Err(missing()),
         Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).map_err(os),
         Step::Net(_) => setns(have(&job.net)?, CloneFlags::CLONE_NEWNET).map_err(os),
-        Step::Sysctl(what) => sysctl::write(have(&job.proc_sys)?, what),
+        Step::Sysctl(what) => sysctl::write(have(&job.proc_sys)?, what, job.ids.is_some()),
         Step::Private => refuse_chroot()
             .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(os)),
         Step::Idmap(path, _) => idmap::copy(job, made, path),

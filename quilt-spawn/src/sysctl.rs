@@ -73,11 +73,17 @@ pub fn open() -> Result<OwnedFd, Error> {
 }
 
 /// Writes one. A file below /proc/sys is that of the namespaces of whoever opens it (5.19 for IPC: whoever writes).
-pub fn write(sys: BorrowedFd<'_>, sysctl: &Sysctl) -> Result<(), Error> {
+/// Older kernels (6.1 is one) have no net.core.* for the network of another user namespace than the first:
+/// net/core/sysctl_net_core.c, sysctl_core_net_init(). So with one the error says what else there is.
+pub fn write(sys: BorrowedFd<'_>, sysctl: &Sysctl, userns: bool) -> Result<(), Error> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
     let how = OpenHow::new().flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC).resolve(resolve);
     let named = |code: Code, why: &str| Error::new(code, "", format!("{why} {}", sysctl.name));
     let file = openat2(sys, &sysctl.file(), how).map_err(|e| match e {
+        Errno::ENOENT if userns && sysctl.is_net() => {
+            let what = format!("this kernel has no {}, or none for a user namespace (--userns host)", sysctl.name);
+            Error::new(Code::NotFound, "", what)
+        }
         Errno::ENOENT | Errno::EISDIR | Errno::ENOTDIR => named(Code::NotFound, "this kernel has no"),
         Errno::EACCES | Errno::EPERM => named(Code::Denied, "a container cannot set"),
         e => Error::os("", e),

@@ -248,7 +248,7 @@ fn with_mounts_of_its_own() {
     let shown = world.path("shown");
     fs::create_dir(&shown).unwrap();
     let volume = format!("{}:/data/in:ro", shown.display());
-    let sysctl = "net.core.somaxconn=77";
+    let sysctl = "net.ipv4.ip_local_port_range=2000 3000";
     compare(&world, &["--volume", &volume, "--tmpfs", "/data", "--sysctl", sysctl, "--shm-size", "1M", "--read-only"]);
     compare(&world, &["--privileged"]);
 }
