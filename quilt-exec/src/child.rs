@@ -100,29 +100,34 @@ pub(crate) struct Words {
 pub(crate) struct Ready {
     /// Takes what failed.
     pub(crate) fail: OwnedFd,
-    /// The further descriptor that was to be kept.
-    pub(crate) also: OwnedFd,
+    /// The further descriptor that was to be kept, if there was one.
+    pub(crate) also: Option<OwnedFd>,
     /// See [`Words`].
     wait: Option<OwnedFd>,
 }
 
 /// The child's life up to exec; comes back only with its status. If the program is another process, born in the
 /// container's pid namespace, `born` is told its pid, in four bytes, and the status is 0; that is a child of the child's
-/// parent, too.
-pub(crate) fn child(target: &Target, program: &Program, stdio: &Stdio, words: &Words, born: &OwnedFd) -> u8 {
-    let Ready { fail, also: born, wait } = match leave_host(target, program, stdio, words, born.as_fd()) {
+/// parent, too. Else `born` is closed before anybody inside can see or stop this process.
+pub(crate) fn child(
+    target: &Target,
+    program: &Program,
+    stdio: &Stdio,
+    words: &Words,
+    born: OwnedFd,
+    act: impl FnOnce() -> Failed,
+) -> u8 {
+    let (_, private_pid) = target.namespaces();
+    let born = private_pid.then_some(born);
+    let Ready { fail, also, wait } = match leave_host(target, program, stdio, words, born.as_ref().map(AsFd::as_fd)) {
         Ok(ready) => ready,
         Err(failed) => return told(words.fail.as_fd(), failed),
     };
     if let Err(failed) = within(program) {
         return told(fail.as_fd(), failed);
     }
-    let run = || told(fail.as_fd(), execute(program, stdio.terminal.is_some(), wait));
-    let (_, private_pid) = target.namespaces();
-    if !private_pid {
-        drop(born);
-        return run();
-    }
+    let run = || told(fail.as_fd(), execute(program, stdio.terminal.is_some(), wait, act));
+    let Some(born) = also else { return run() };
     match sys::fork(libc::CLONE_PARENT as u64, None, run) {
         // Nothing that comes after it could be told.
         Ok(program) => u8::from(write(&born, &program.pid.to_ne_bytes()) != Ok(4)),
@@ -137,7 +142,7 @@ pub(crate) fn leave_host(
     program: &Program,
     stdio: &Stdio,
     words: &Words,
-    also: BorrowedFd<'_>,
+    also: Option<BorrowedFd<'_>>,
 ) -> Result<Ready, Failed> {
     let (mut namespaces, private_pid) = target.namespaces();
     // Of that only the children are born in.
@@ -145,11 +150,13 @@ pub(crate) fn leave_host(
     // Whoever owned a number before keeps off it from here on; so do these.
     let streams = ManuallyDrop::new(outside(target, namespaces, program, stdio)?);
     let [stdin, stdout, stderr] = &*streams;
-    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), words.fail.as_fd(), also];
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), words.fail.as_fd()];
+    keep.extend(also);
     keep.extend(words.wait.as_ref().map(|wait| wait.as_fd()));
     let kept = if out("close-fds") { sys::keep_first(&keep) } else { sys::keep_only(&keep) };
     let mut kept = kept.map_err(|e| (At::Streams, errno(&e)))?.into_iter();
-    let (Some(fail), Some(also)) = (kept.next(), kept.next()) else { return Err((At::Streams, Errno::EBADF)) };
+    let Some(fail) = kept.next() else { return Err((At::Streams, Errno::EBADF)) };
+    let also = also.and_then(|_| kept.next());
     let wait = words.wait.as_ref().and_then(|_| kept.next());
     Ok(Ready { fail, also, wait })
 }
@@ -222,8 +229,8 @@ pub(crate) fn within(program: &Program) -> Result<(), Failed> {
     }
 }
 
-/// Where it can be seen: the session, and the program. The parent must not wait for anything from here: it may be stopped.
-fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>) -> Failed {
+/// Where it can be seen: the session, and then `act`. The parent must not wait for anything from here: it may be stopped.
+fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, act: impl FnOnce() -> Failed) -> Failed {
     // After the change of credentials, which would forget it.
     let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
     if let Err(e) = sys::leave_session() {
@@ -242,10 +249,22 @@ fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>) -> Failed {
     if let Err(e) = confine::seal(&program.confine) {
         return (At::Confine, errno(&e));
     }
-    let Some(body) = program.body else { return search(program) };
+    act()
+}
+
+/// Becomes the program, or what is in its place; comes back only with what failed.
+pub(crate) fn become_program(program: &Program) -> Failed {
+    match program.body {
+        Some(body) => instead(|| body(program)),
+        None => search(program),
+    }
+}
+
+/// Runs `body` in the program's place.
+pub(crate) fn instead(body: impl FnOnce() -> u8) -> ! {
     // As exec would: what is to tell of failures is closed.
     let _ = sys::close_from(3);
-    sys::exit_now(body(program))
+    sys::exit_now(body())
 }
 
 /// Executes the program, looked for as execvp(3) does, but along the container's PATH and never through a shell.

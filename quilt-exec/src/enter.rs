@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -19,17 +19,15 @@ use quilt_record::leaf::Leaf;
 use quilt_record::process::{poll_timeout, wait_dead};
 use quilt_record::{Code, Error, Step, sys};
 
-use crate::child::{Words, child, explain};
+use crate::child::{Failed, Words, become_program, child, explain};
 use crate::guard::{guard, introduced};
+use crate::patience::{Hindered, Patience};
 use crate::target::{Target, not_running};
-
-/// How long nothing is heard of a child before it is asked why, in milliseconds: a thousand times as long as it takes.
-const UNHEARD_OF: u16 = 1000;
 
 /// How long a guard may take to say that its program, which is dead, has ended.
 pub(crate) const HEARD: Duration = Duration::from_secs(1);
 
-/// How long such a child may take to die.
+/// How long what did not get in in time may take to die.
 const KILL: Duration = Duration::from_secs(10);
 
 /// A program to run inside.
@@ -98,21 +96,24 @@ pub struct ExecError {
 
 impl Target {
     /// Starts a program in the container. The calling process must have one thread. If it dies, the program and all that
-    /// it started are killed.
-    pub fn enter(&self, program: &Program, stdio: Stdio) -> Result<Running, Error> {
-        self.enter_from(program, stdio, None)
+    /// it started are killed. Fails with `timeout`, and nothing is left, if the program is not on its way by `deadline`.
+    pub fn enter(&self, program: &Program, stdio: Stdio, deadline: Option<Instant>) -> Result<Running, Error> {
+        let patience = Patience { deadline, signals: None };
+        Ok(self.enter_from(program, stdio, patience, None, || become_program(program))?)
     }
 
-    /// The same; and the caller's terminal is put back as it was. A program that gets a terminal of its own waits, ready,
-    /// for [`Running::release`].
+    /// The same with more patience, and with `act` as the last that the child does; and the caller's terminal is put back as
+    /// it was. A program that gets a terminal of its own waits, ready, for [`Running::release`].
     pub(crate) fn enter_from(
         &self,
         program: &Program,
         stdio: Stdio,
+        patience: Patience<'_>,
         terminal: Option<(BorrowedFd<'_>, &Termios)>,
-    ) -> Result<Running, Error> {
+        act: impl FnOnce() -> Failed,
+    ) -> Result<Running, Hindered> {
         let leaf = Leaf::create_numbered(&self.cgroup.hierarchies).map_err(|e| self.unless_ended(e))?;
-        let made = || -> Result<(sys::Child, sys::Child, UnixStream, OwnedFd, Option<OwnedFd>), Error> {
+        let made = || -> Result<(sys::Child, sys::Child, UnixStream, OwnedFd, Option<OwnedFd>), Hindered> {
             let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe");
             let (failure, fail) = pipe()?;
             // Only a terminal has to be made ready between entering and starting.
@@ -120,11 +121,14 @@ impl Target {
                 if stdio.terminal.is_some() { pipe().map(|(wait, go)| (Some(wait), Some(go)))? } else { (None, None) };
             let (control, theirs) = sys::socket_pair().step(|| "make a pair of sockets")?;
             let words = Words { fail, wait };
-            let program = |born: &OwnedFd| child(self, program, &stdio, &words, born);
+            let program = |born| child(self, program, &stdio, &words, born, act);
             let posted = sys::fork(0, None, || guard(&leaf, theirs, terminal, program));
             let posted = posted.step(|| "start the guard")?;
             let control = UnixStream::from(control);
-            self.hear_of(&control, &leaf)?;
+            if let Err(why) = patience.hear_of(self, control.as_fd()) {
+                leaf.kill(KILL)?;
+                return Err(why);
+            }
             Ok((introduced(&control)?, posted, control, failure, go))
         };
         match made() {
@@ -133,23 +137,10 @@ impl Target {
             }
             Err(error) => {
                 let _ = leaf.remove();
-                Err(self.unless_ended(error))
-            }
-        }
-    }
-
-    /// Waits until the guard has something to say. A child that met a pause on its way in stands still: then it is killed,
-    /// and this fails as if the pause had been first.
-    fn hear_of(&self, control: &UnixStream, leaf: &Leaf) -> Result<(), Error> {
-        loop {
-            match poll(&mut [PollFd::new(control.as_fd(), PollFlags::POLLIN)], UNHEARD_OF) {
-                Ok(0) => {}
-                Err(Errno::EINTR) => continue,
-                _ => return Ok(()),
-            }
-            if let Err(paused) = self.refuse_paused() {
-                leaf.kill(KILL)?;
-                return Err(paused);
+                Err(match error {
+                    Hindered::Failed(error) => self.unless_ended(error).into(),
+                    ended => ended,
+                })
             }
         }
     }

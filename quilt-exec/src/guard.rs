@@ -40,7 +40,7 @@ pub(crate) fn guard(
     leaf: &Leaf,
     control: OwnedFd,
     terminal: Option<(BorrowedFd<'_>, &Termios)>,
-    program: impl FnOnce(&OwnedFd) -> u8,
+    program: impl FnOnce(OwnedFd) -> u8,
 ) -> u8 {
     let _ = sys::leave_session();
     // Only SIGKILL ends a guard. The program resets all of that.
@@ -110,11 +110,11 @@ pub(crate) fn attend(
 }
 
 /// Forks the program. If it has forked another in its place, that one, and itself.
-fn start(leaf: &Leaf, program: impl FnOnce(&OwnedFd) -> u8) -> Result<(sys::Child, Option<sys::Child>), Error> {
+fn start(leaf: &Leaf, program: impl FnOnce(OwnedFd) -> u8) -> Result<(sys::Child, Option<sys::Child>), Error> {
     let step = || "start the command";
     let (told, born) = pipe2(OFlag::O_CLOEXEC).step(step)?;
-    let child = leaf.fork(0, || program(&born))?;
-    drop(born);
+    // This process's copy of `born` goes with the closure.
+    let child = leaf.fork(0, move || program(born))?;
     let mut pid = [0u8; 4];
     match read(&told, &mut pid) {
         Ok(4) => {
@@ -122,7 +122,7 @@ fn start(leaf: &Leaf, program: impl FnOnce(&OwnedFd) -> u8) -> Result<(sys::Chil
             // It is this process's child and not reaped yet, so the pid is its own.
             Ok((sys::Child { pid, pidfd: sys::pidfd_open(pid).step(step)? }, Some(child)))
         }
-        // It has become the program, or has failed.
+        // It will become the program, or has failed. Nothing inside could keep it from saying so.
         _ => Ok((child, None)),
     }
 }

@@ -16,6 +16,7 @@ mod enter;
 mod guard;
 mod ids;
 mod once;
+mod patience;
 mod pump;
 mod receipt;
 mod run;

@@ -3,15 +3,17 @@
 use std::ffi::{CString, NulError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use quilt_record::error::complain;
 use quilt_record::{Code, Error, Step, oom, sys};
 
-use crate::cli::Options;
+use crate::child::become_program;
+use crate::cli::{Attach, Options};
 use crate::enter::{ExecError, Program, Running, Stdio};
+use crate::patience::{Hindered, Patience};
 use crate::pump::Pump;
 use crate::receipt::Before;
 use crate::supervise::{Ending, Signals, Streams, supervise};
@@ -54,29 +56,50 @@ pub fn run(
     } else {
         None
     };
-    let (running, streams, raw) = if attach.tty {
-        let (socket, inside) = sys::socket_pair().step(|| "make a pair of sockets")?;
-        let raw = stdin.as_ref().map(|stdin| Raw::of(stdin.as_fd())).transpose().step(|| "look at the terminal")?;
-        let raw = raw.flatten();
-        let stdio = Stdio { terminal: Some(inside), ..Stdio::default() };
-        let running = target.enter_from(&program, stdio, raw.as_ref().map(|raw| (raw.fd(), raw.before())))?;
-        match on_terminal(target, &program, &running, &socket, stdin) {
-            Ok(streams) => (running, streams, raw),
-            Err(error) => {
-                let _ = running.kill(KILL);
-                return Err(error);
-            }
-        }
+    let ending = conduct(tool, target, &program, attach, stdin, signals)?;
+    let (receipt, written) = before.settle(ending, &target.cgroup.hierarchies);
+    if let (Some(count @ 1..), 1..) = (receipt.oom_kills, receipt.status) {
+        complain(tool, &Error::new(Code::Exhausted, "", oom::sentence(count)));
+    }
+    if let (Ending::TimedOut, Some(limit)) = (&ending, attach.timeout) {
+        complain(tool, &Error::new(Code::Timeout, "", format!("timed out after {limit}")));
+    }
+    match written {
+        Err(error) if receipt.status == 0 => return Err(error.into()),
+        Err(error) => complain(tool, &error),
+        Ok(()) => {}
+    }
+    Ok(receipt.status)
+}
+
+/// Starts the command and carries it to its end.
+fn conduct(
+    tool: &str,
+    target: &Target,
+    program: &Program,
+    attach: &Attach,
+    stdin: Option<OwnedFd>,
+    signals: &Signals,
+) -> Result<Ending, ExecError> {
+    let deadline = attach.timeout.map(|limit| Instant::now() + limit.0);
+    let patience = Patience { deadline, signals: Some(signals) };
+    let started = if attach.tty {
+        start_on_terminal(target, program, stdin, patience)
     } else {
         let (stdio, streams) = on_pipes(stdin)?;
-        (target.enter(&program, stdio)?, streams, None)
+        let running = target.enter_from(program, stdio, patience, None, || become_program(program));
+        running.map(|running| (running, streams, None)).map_err(Unstarted::from)
+    };
+    let (running, streams, raw) = match started {
+        Ok(started) => started,
+        Err(Unstarted::Ended(ending)) => return Ok(ending),
+        Err(Unstarted::Failed(error)) => return Err(error),
     };
     if let Some(raw) = &raw {
         raw.start();
     }
     running.release();
-    let limit = attach.timeout.map(|t| t.0);
-    let ended = supervise(target, &program, &running, streams, signals, limit);
+    let ended = supervise(target, program, &running, streams, signals, deadline);
     // What the command left running keeps its leaf; what nobody watches any more is killed. So was what ran out of time,
     // but the guard may have come to remove the leaf before the last of it was dead.
     let timed_out = matches!(ended, Ok(Ending::TimedOut));
@@ -91,19 +114,58 @@ pub fn run(
     if let Err(error) = left {
         complain(tool, &error);
     }
-    let (receipt, written) = before.settle(ending, &target.cgroup.hierarchies);
-    if let (Some(count @ 1..), 1..) = (receipt.oom_kills, receipt.status) {
-        complain(tool, &Error::new(Code::Exhausted, "", oom::sentence(count)));
+    Ok(ending)
+}
+
+/// Why there is no command to watch over.
+enum Unstarted {
+    /// It counts as ended.
+    Ended(Ending),
+    Failed(ExecError),
+}
+
+impl From<Hindered> for Unstarted {
+    fn from(hindered: Hindered) -> Unstarted {
+        match hindered {
+            Hindered::Ended(ending) => Unstarted::Ended(ending),
+            Hindered::Failed(error) => Unstarted::Failed(error.into()),
+        }
     }
-    if let (Ending::TimedOut, Some(limit)) = (&ending, attach.timeout) {
-        complain(tool, &Error::new(Code::Timeout, "", format!("timed out after {limit}")));
+}
+
+impl From<ExecError> for Unstarted {
+    fn from(error: ExecError) -> Unstarted {
+        Unstarted::Failed(error)
     }
-    match written {
-        Err(error) if receipt.status == 0 => return Err(error.into()),
-        Err(error) => complain(tool, &error),
-        Ok(()) => {}
+}
+
+impl From<Error> for Unstarted {
+    fn from(error: Error) -> Unstarted {
+        Unstarted::Failed(error.into())
     }
-    Ok(receipt.status)
+}
+
+/// With a terminal of its own, ready to be released; and the caller's, if `stdin` is one.
+fn start_on_terminal(
+    target: &Target,
+    program: &Program,
+    stdin: Option<OwnedFd>,
+    patience: Patience<'_>,
+) -> Result<(Running, Streams, Option<Raw>), Unstarted> {
+    let (socket, inside) = sys::socket_pair().step(|| "make a pair of sockets")?;
+    let raw = stdin.as_ref().map(|stdin| Raw::of(stdin.as_fd())).transpose().step(|| "look at the terminal")?;
+    let raw = raw.flatten();
+    let stdio = Stdio { terminal: Some(inside), ..Stdio::default() };
+    let own = raw.as_ref().map(|raw| (raw.fd(), raw.before()));
+    let running = target.enter_from(program, stdio, patience, own, || become_program(program))?;
+    let heard = patience.hear_of(target, socket.as_fd()).map_err(Unstarted::from);
+    match heard.and_then(|()| on_terminal(target, program, &running, &socket, stdin)) {
+        Ok(streams) => Ok((running, streams, raw)),
+        Err(unstarted) => {
+            let _ = running.kill(KILL);
+            Err(unstarted)
+        }
+    }
 }
 
 /// Pipes of the command's own, never the caller's streams: `out=$(quilt exec …)` must not wait for what the command left
@@ -131,7 +193,7 @@ fn on_terminal(
     running: &Running,
     socket: &OwnedFd,
     stdin: Option<OwnedFd>,
-) -> Result<Streams, ExecError> {
+) -> Result<Streams, Unstarted> {
     let step = || "prepare the terminal";
     let Some(master) = sys::receive_fd(socket.as_fd()).step(step)? else {
         running.started(target, program)?;

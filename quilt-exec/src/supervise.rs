@@ -1,7 +1,7 @@
 //! Watching over a running command: its streams, the caller's signals, its time, its end.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -57,13 +57,19 @@ impl Signals {
     }
 
     /// The signals that have arrived.
-    fn take(&self) -> Vec<Signal> {
+    pub(crate) fn take(&self) -> Vec<Signal> {
         // struct signalfd_siginfo has 128 bytes and starts with the number (signalfd(2)).
         let mut buffer = [0u8; 128 * 8];
         let n = read(&self.0, &mut buffer).unwrap_or(0);
         let numbers =
             buffer[..n].chunks_exact(128).map(|info| i32::from_ne_bytes([info[0], info[1], info[2], info[3]]));
         numbers.filter_map(|n| Signal::try_from(n).ok()).collect()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -96,16 +102,15 @@ impl Ending {
 }
 
 /// Carries the streams and the signals until the command has ended and what it wrote has been passed on. Does not wait
-/// for what the command left running.
+/// for what the command left running. What runs at `deadline` is killed.
 pub fn supervise(
     target: &Target,
     program: &Program,
     running: &Running,
     mut streams: Streams,
     signals: &Signals,
-    limit: Option<Duration>,
+    mut deadline: Option<Instant>,
 ) -> Result<Ending, ExecError> {
-    let mut deadline = limit.map(|limit| Instant::now() + limit);
     let mut started = false;
     let mut ending = None;
     let mut timed_out = false;

@@ -4,23 +4,41 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::{Error, Step, confine, sys};
 
-use crate::child::{At, Words, errno, leave_host, told, within};
+use crate::child::{At, Ready, Words, errno, instead, leave_host, told, within};
 use crate::enter::{Program, Running, Scope, Stdio, complaint};
 use crate::guard::{attend, introduce, introduced};
+use crate::patience::Patience;
 use crate::target::Target;
 
 impl Target {
     /// Runs `body` in a process inside, confined as `program` says and in its working directory, but in the leaf of the
     /// container's init; the process ends with the status that `body` returns. The calling process must have one thread.
-    /// If it dies, the visitor is killed. All signals are blocked in there.
-    pub fn visit(&self, program: &Program, stdio: Stdio, body: impl FnOnce() -> u8) -> Result<Running, Error> {
+    /// If it dies, the visitor is killed. Fails with `timeout`, and nothing is left, if the visitor is not there by
+    /// `deadline`.
+    ///
+    /// In a container that sees the host's processes it enters as a command does: there the escort could be seen, too, and
+    /// stopped.
+    pub fn visit(
+        &self,
+        program: &Program,
+        stdio: Stdio,
+        deadline: Option<Instant>,
+        body: impl FnOnce() -> u8,
+    ) -> Result<Running, Error> {
+        let patience = Patience { deadline, signals: None };
+        let (_, private_pid) = self.namespaces();
+        if !private_pid {
+            return Ok(self.enter_from(program, stdio, patience, None, || instead(body))?);
+        }
         let visit = || -> Result<Running, Error> {
             let leaf = Leaf::open(&self.cgroup.hierarchies, INIT)?;
             let (failure, fail) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe")?;
@@ -29,6 +47,10 @@ impl Target {
             let escort = leaf.fork(0, || escort(self, program, &stdio, &words, &theirs, body))?;
             drop((stdio, words, theirs));
             let control = UnixStream::from(control);
+            if let Err(why) = patience.hear_of(self, control.as_fd()) {
+                let _ = sys::pidfd_send_signal(escort.pidfd.as_fd(), Signal::SIGKILL);
+                return Err(why.into());
+            }
             match introduced(&control) {
                 Ok(child) => Ok(Running::new(child, leaf, Scope::Itself, failure, control, escort, None)),
                 // What it died of, it said there.
@@ -52,12 +74,13 @@ fn escort(
     let _ = sys::leave_session();
     sys::block_all_signals();
     sys::default_signal(Signal::SIGCHLD);
-    let ready = match leave_host(target, program, stdio, words, control.as_fd()) {
+    let Ready { fail, also, .. } = match leave_host(target, program, stdio, words, Some(control.as_fd())) {
         Ok(ready) => ready,
         Err(failed) => return told(words.fail.as_fd(), failed),
     };
+    let Some(control) = also else { return told(fail.as_fd(), (At::Streams, Errno::EBADF)) };
     if let Err(failed) = within(program) {
-        return told(ready.fail.as_fd(), failed);
+        return told(fail.as_fd(), failed);
     }
     let visitor = sys::fork(0, None, || {
         // After the change of credentials, which would forget it.
@@ -72,11 +95,11 @@ fn escort(
     });
     let visitor = match visitor {
         Ok(visitor) => visitor,
-        Err(e) => return told(ready.fail.as_fd(), (At::Fork, errno(&e))),
+        Err(e) => return told(fail.as_fd(), (At::Fork, errno(&e))),
     };
-    let introduced = introduce(&ready.also, &visitor);
+    let introduced = introduce(&control, &visitor);
     let place: BorrowedFd<'_> = visitor.pidfd.as_fd();
-    let kept = sys::keep_only(&[place, place, place, ready.also.as_fd(), place]);
+    let kept = sys::keep_only(&[place, place, place, control.as_fd(), place]);
     let Ok([control, pidfd]) = kept.as_deref() else { return 1 };
     let kill = || sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL).is_ok();
     // No return: owners of numbers that others have now would be dropped.

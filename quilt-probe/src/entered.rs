@@ -83,8 +83,15 @@ impl Entered {
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).step(step)?;
         let stderr = Some(stdout.try_clone().step(step)?);
         let stdio = Stdio { stdin: Some(theirs), stdout: Some(stdout), stderr, terminal: None };
-        let running = if once { target.visit(&program, stdio, visitor) } else { target.enter(&program, stdio) };
-        let running = running.map_err(|e| if e.code == Code::NotFound { Stop::Dead } else { Stop::Failed(e) })?;
+        let running = match once {
+            true => target.visit(&program, stdio, Some(deadline), visitor),
+            false => target.enter(&program, stdio, Some(deadline)),
+        };
+        let running = running.map_err(|e| match e.code {
+            Code::NotFound => Stop::Dead,
+            Code::Timeout => no(unanswered()),
+            _ => Stop::Failed(e),
+        })?;
         let socket = UnixStream::from(socket);
         // Whoever took that process over with ptrace(2) could leave half a word, or never read.
         socket.set_read_timeout(Some(WORD)).step(step)?;
@@ -117,8 +124,7 @@ impl Entered {
             Event::Ready(_) => {}
             Event::Late => {
                 let paused = target.refuse_paused().err().map(|e| e.message);
-                let late = || format!("no answer from inside within {}", seconds(LIMIT));
-                return Err(no(paused.unwrap_or_else(late)));
+                return Err(no(paused.unwrap_or_else(unanswered)));
             }
         }
         if self.socket.read_exact(&mut answer).is_err() {
@@ -235,6 +241,10 @@ impl Entered {
         running.finish();
         Ok(())
     }
+}
+
+fn unanswered() -> String {
+    format!("no answer from inside within {}", seconds(LIMIT))
 }
 
 /// Whether the lines of `/proc/PID/cgroup` put a process into `leaf` in the hierarchy of those controllers. The path in

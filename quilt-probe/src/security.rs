@@ -12,7 +12,8 @@ use std::time::Duration;
 use quilt_exec::{Program, Stdio, Target};
 use quilt_record::confine::{CapSet, Rules, Seccomp};
 use quilt_record::have::Cgroup;
-use quilt_record::{Error, Record, Step, sys};
+use quilt_record::process::wait_dead;
+use quilt_record::{Code, Error, Record, Step, sys};
 use serde::Deserialize;
 
 use crate::report::Evidence;
@@ -25,6 +26,9 @@ use facts::Facts;
 
 /// How long the phase may take.
 const LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the visitor may take to end once it has said all.
+const END: Duration = Duration::from_millis(500);
 
 /// The most that the visitor may have to say, in bytes: a container may have a thousand mounts.
 const FACTS_MAX: u64 = 1 << 20;
@@ -138,7 +142,10 @@ fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Resul
     let step = || "prepare to look from inside";
     let (socket, theirs) = sys::socket_pair().step(step)?;
     let stdio = Stdio { stdin: Some(theirs), ..Stdio::default() };
-    let running = target.visit(&program, stdio, body).map_err(Stop::Failed)?;
+    let running = target.visit(&program, stdio, Some(deadline), body).map_err(|e| match e.code {
+        Code::Timeout => no("no answer from inside"),
+        _ => Stop::Failed(e),
+    })?;
     let socket = UnixStream::from(socket);
     let answer = || -> Result<Vec<u8>, Stop> {
         let mut text = Vec::new();
@@ -158,9 +165,10 @@ fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Resul
     };
     let text = answer();
     let _ = socket.shutdown(Shutdown::Both);
-    match &text {
-        Ok(_) => running.finish(),
-        Err(_) => running.kill(LIMIT)?,
+    // It has said all it had to say, and ends, unless somebody inside stopped it.
+    match text.is_ok() && wait_dead(&running.child.pidfd, END).step(|| "wait for the process inside")? {
+        true => running.finish(),
+        false => running.kill(LIMIT)?,
     }
     text
 }

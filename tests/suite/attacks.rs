@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::inventory::processes;
-use crate::harness::{Out, SETTLE, World, eventually, images, patient};
+use crate::harness::{Out, SETTLE, World, eventually, images, patient, skip};
 
 /// What an answer that should take a second may take on a busy machine. All that is held to it hung for ever once.
 const PROMPT: Duration = Duration::from_secs(8);
@@ -121,6 +121,57 @@ fn attacks_by_stopping_what_joins() {
         ["create", &image, "--name", "box", "--timeout", "1s", "--health-check=true", "--", "/bin/attack", "stop"];
     let out = world.command(&args).limit(PROMPT).go();
     assert!(matches!(out.status, 0 | 16 | 19), "{out:?}");
+}
+
+/// Fails if a tool that joins a container which sees the host's processes waits for ever, when it is stopped as soon as the
+/// container's root may signal it: long before it is the command.
+#[test]
+fn attacks_by_stopping_what_joins_among_the_hosts_processes() {
+    let world = World::new("stop-host");
+    if !world.has_userns() {
+        skip("attacks_by_stopping_what_joins_among_the_hosts_processes", "no user namespaces here");
+        return;
+    }
+    let image = images::hostile(&world.path("image"));
+    // Ids that no other container has, of another instance either: the attacker stops all that it may.
+    let first = (1u32 << 31) + std::process::id() % 15000 * 65536;
+    let ids = format!("{first}:{first}:65536");
+    world.create_from(&image, "box", &["--pid=host", "--userns", &ids]);
+    let attack = world.command(&["exec", "box", "/bin/attack", "stop"]).start();
+    let attacks = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "attack\n");
+    assert!(eventually(PROMPT, || processes().iter().any(|p| attacks(p.pid))));
+    let timed = |args: &[&str]| {
+        let out = world.command(args).limit(PROMPT).go();
+        assert!(out.took < patient(PROMPT), "{out:?}");
+        out
+    };
+    let mut stopped = 0;
+    for args in [&["exec", "--timeout=300ms", "box", "true"][..], &["exec", "--timeout=300ms", "-t", "box", "true"]] {
+        for _ in 0..10 {
+            let out = timed(args);
+            match out.status {
+                0 => continue,
+                124 => stopped += 1,
+                _ => panic!("{out:?}"),
+            }
+            assert_eq!(out.stderr, "quilt-exec: timed out after 300ms\n", "{out:?}");
+        }
+    }
+    assert!(stopped > 4, "it stopped {stopped} only");
+    for args in [&["probe", "--timeout=1s", "box"][..], &["probe", "--timeout=1s", "--health-check=true", "box"]] {
+        let out = timed(args);
+        assert!(matches!(out.status, 0 | 16 | 19), "{out:?}");
+    }
+    let out = timed(&["probe", "--timeout=1s", "--security", "box"]);
+    assert!(matches!(out.status, 0 | 16 | 19), "{out:?}");
+    // Nobody has to know of a time-out to end it.
+    let signals = format!("timeout -s INT 1 {} -t box true", world.bin.join("quilt-exec").display());
+    for _ in 0..4 {
+        let out = world.run("sh", &["-c", &signals]).limit(PROMPT).go();
+        assert!(matches!(out.status, 0 | 124), "{out:?}");
+    }
+    ends(&world);
+    assert_ne!(attack.finish().status, 0);
 }
 
 /// Fails if an exec that is traced from inside by one that never waits gets the wrong status, or does not end.
