@@ -23,7 +23,7 @@ use quilt_record::confine::rlimit;
 use quilt_record::defence::out;
 use quilt_record::idmap;
 use quilt_record::leaf::unforked;
-use quilt_record::process::{arguments, forgo_oom_protection, wait_gone};
+use quilt_record::process::{called_with, forgo_oom_protection, wait_gone};
 use quilt_record::{Error, confine, sys};
 
 use crate::enter::{ExecError, Program, Stdio};
@@ -173,7 +173,7 @@ pub(crate) fn told(fail: BorrowedFd<'_>, (at, errno): Failed) -> u8 {
 fn outside(target: &Target, namespaces: CloneFlags, program: &Program, stdio: &Stdio) -> Result<[OwnedFd; 3], Failed> {
     forgo_oom_protection().map_err(|e| (At::Confine, errno(&e)))?;
     // What the tool was called with is nobody's business inside, where a copy of it can be seen until it execs.
-    sys::blank_arguments(arguments().map_err(|e| (At::Confine, errno(&e)))?);
+    sys::blank_call(called_with().map_err(|e| (At::Confine, errno(&e)))?);
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| (At::Namespaces, e))?;
     // Gone with the init, as setns will say.
     let root = stat(format!("/proc/{}/root", target.spawn.init.pid).as_str());
@@ -223,10 +223,21 @@ pub(crate) fn within(program: &Program) -> Result<(), Failed> {
     chdir(program.workdir.as_c_str()).map_err(|e| (At::Workdir, e))?;
     // A directory outside of the root would be a way out (CVE-2024-21626).
     match sys::cwd_is_reachable() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err((At::Workdir, Errno::EXDEV)),
-        Err(e) => Err((At::Workdir, errno(&e))),
+        Ok(true) => {}
+        Ok(false) => return Err((At::Workdir, Errno::EXDEV)),
+        Err(e) => return Err((At::Workdir, errno(&e))),
     }
+    if seals_early(program) { seal(program) } else { Ok(()) }
+}
+
+/// Whether the filter comes before the process that can be seen inside, as others there may trace that one, and make it call
+/// what they may not.
+fn seals_early(program: &Program) -> bool {
+    program.confine.rules.may_trace() && !out("early-seal")
+}
+
+fn seal(program: &Program) -> Result<(), Failed> {
+    confine::seal(&program.confine).map_err(|e| (At::Confine, errno(&e)))
 }
 
 /// Where it can be seen: the session, and then `act`. The parent must not wait for anything from here: it may be stopped.
@@ -246,8 +257,10 @@ fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, act: impl F
         return (At::Refused, Errno::EPIPE);
     }
     sys::reset_signals();
-    if let Err(e) = confine::seal(&program.confine) {
-        return (At::Confine, errno(&e));
+    if !seals_early(program)
+        && let Err(failed) = seal(program)
+    {
+        return failed;
     }
     act()
 }

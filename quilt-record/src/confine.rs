@@ -117,7 +117,7 @@ pub fn narrow(CapSet(mask): CapSet) -> io::Result<()> {
 }
 
 /// Installs the filter of system calls, after [`apply`] and right before exec, so that what is allowed to a command is
-/// asked of nothing else.
+/// asked of nothing else; or earlier, before somebody inside can make this process do as he likes.
 pub fn seal(confine: &Confine) -> io::Result<()> {
     if new_privs_refused(&confine.rules) { install(confine) } else { Ok(()) }
 }

@@ -131,15 +131,17 @@ pub fn parent(pid: i32) -> io::Result<i32> {
     parent.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/PID/stat"))
 }
 
-/// Where this process has the words that it was called with (`/proc/PID/stat` fields 48 and 49, proc_pid_stat(5)).
-pub fn arguments() -> io::Result<std::ops::Range<usize>> {
+/// Where this process has the words that it was called with, and its environment (`/proc/PID/stat` fields 48 to 51,
+/// proc_pid_stat(5)).
+pub fn called_with() -> io::Result<[std::ops::Range<usize>; 2]> {
     let text = read_small("/proc/self/stat")?;
     let fields = fields(&text);
-    let at = |field: usize| fields.get(field - 3).and_then(|s| s.parse::<usize>().ok());
-    match (at(48), at(49)) {
+    let at = |field: usize| fields.get(field - 3).and_then(|s| s.trim_end().parse::<usize>().ok());
+    let place = |field| match (at(field), at(field + 1)) {
         (Some(start), Some(end)) if 0 < start && start <= end => Ok(start..end),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/self/stat")),
-    }
+    };
+    Ok([place(48)?, place(50)?])
 }
 
 /// The exit status of a zombie, 128 + n for a signal, from `/proc/PID/stat`; `None` if it is not one. For a child that

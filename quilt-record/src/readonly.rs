@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{FileStat, Mode, fstat, stat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, stat};
 use nix::sys::statvfs::{FsFlags, fstatvfs, statvfs};
 use nix::unistd::geteuid;
 
@@ -95,6 +95,17 @@ pub fn tool(instance: &Instance, name: &str) -> Result<OwnedFd, Error> {
     }
 }
 
+/// A tool as nobody but the host's root can read it: a sealed copy in memory, for execveat. What runs from a file that it
+/// may not read is nothing that a user namespace of its own has rights over, CAP_SYS_PTRACE or not (`would_dump` in the
+/// kernel's fs/exec.c).
+pub fn unreadable(name: &str) -> Result<OwnedFd, Error> {
+    let path = bin_dir().join(name);
+    let step = || format!("copy {}", path.display());
+    let copy = sealed_copy(&path, name).step(step)?;
+    fchmod(&copy, Mode::from_bits_truncate(0o711)).step(step)?;
+    Ok(copy)
+}
+
 /// Makes sure that this very program runs from a read-only mount or a sealed copy, by starting it again from there if
 /// it does not. First thing in a `main`; does nothing for anyone but root, who gets no further anyway.
 pub fn reexec() -> Result<(), Error> {
@@ -163,9 +174,17 @@ fn too_old(error: &io::Error) -> bool {
 const SEALS: SealFlag =
     SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
+/// memfd_create(2), Linux 6.3.
+const MFD_EXEC: libc::c_uint = 0x10;
+
 fn sealed_copy(path: &Path, name: &str) -> io::Result<OwnedFd> {
     let mut from = File::open(path)?;
-    let copy = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // It is to be run, which has to be said where the host has vm.memfd_noexec=1.
+    let copy = match memfd_create(name, flags | MFdFlags::from_bits_retain(MFD_EXEC)) {
+        Err(Errno::EINVAL) => memfd_create(name, flags)?,
+        copy => copy?,
+    };
     let mut to = File::from(copy);
     io::copy(&mut from, &mut to)?;
     fcntl(&to, FcntlArg::F_ADD_SEALS(SEALS))?;

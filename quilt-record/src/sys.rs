@@ -587,15 +587,18 @@ pub fn block_all_signals() {
     };
 }
 
-/// Overwrites the words that this process was called with, which `/proc/PID/cmdline` shows to everybody: in `place`, as
-/// [`crate::process::arguments`] gives it. Only in a child that will exec or exit and asks for no argument any more.
-pub fn blank_arguments(place: std::ops::Range<usize>) {
-    if out("blank-arguments") {
-        return;
+/// Overwrites the words that this process was called with, which `/proc/PID/cmdline` shows to everybody, and its
+/// environment, which `/proc/PID/environ` shows to whoever may trace it: where [`crate::process::called_with`] says. Only in
+/// a child that will exec or exit, and asks for no argument and no variable any more.
+pub fn blank_call([words, environment]: [std::ops::Range<usize>; 2]) {
+    for (place, defence) in [(words, "blank-arguments"), (environment, "blank-environment")] {
+        if out(defence) {
+            continue;
+        }
+        let first = std::ptr::with_exposed_provenance_mut::<u8>(place.start);
+        // SAFETY: the kernel put the strings there, on the initial stack, and no reference to them is left: std copies them.
+        unsafe { std::ptr::write_bytes(first, 0, place.len()) };
     }
-    let first = std::ptr::with_exposed_provenance_mut::<u8>(place.start);
-    // SAFETY: the kernel put the words there, on the initial stack, and no reference to them is left: std copies them.
-    unsafe { std::ptr::write_bytes(first, 0, place.len()) };
 }
 
 /// Whether the working directory is below the root directory (getcwd(2): else the path does not start with a slash).

@@ -16,6 +16,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{UnlinkatFlags, pipe2, unlinkat};
 
 use quilt_record::confine::{FILTER, Seccomp};
+use quilt_record::defence::out;
 use quilt_record::error::Step as _;
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::process::forgo_oom_protection;
@@ -53,7 +54,11 @@ pub fn start(
         input.ids.map(|map| Ok::<_, Error>(Ids { userns: user_namespace(input, net.as_ref())?, map })).transpose()?;
     let volumes =
         sources.iter().map(|(volume, source)| volume::clone(volume, source)).collect::<Result<Vec<_>, _>>()?;
-    let init = readonly::tool(instance, "quilt-init")?;
+    // Its descriptors lead to files of the host's, and being undumpable does not hide them from who may trace.
+    let init = match input.ids.is_some() && confinement.rules.may_trace() && !out("unreadable-init") {
+        true => readonly::unreadable("quilt-init")?,
+        false => readonly::tool(instance, "quilt-init")?,
+    };
     let made = |name: &str| make(container, name);
     let exit = made(FILES[0])?;
     let log = if want.command.is_empty() { None } else { Some((made(FILES[1])?, made(FILES[2])?)) };

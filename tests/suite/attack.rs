@@ -7,6 +7,9 @@
 //! - A1 `attacks::attacks_by_reading_what_joins` `attacks::attacks_by_reading_find_what_is_not_hidden`
 //!   `attacks::attacks_by_tracing_what_joins` `attacks::attacks_by_stopping_what_joins`
 //!   `attacks::attacks_by_stopping_what_joins_among_the_hosts_processes`
+//!   `attack_trace::attacks_by_tracing_find_no_way_into_the_init`
+//!   `attack_trace::attacks_by_tracing_meet_nobody_without_a_filter`
+//!   `attack_trace::attacks_by_tracing_find_no_environment`
 //! - A2 `attacks::attacks_by_writing_to_what_joins` `spawn::the_tools_cannot_be_overwritten_from_inside`
 //! - A3 `attack_caller::a_callers_descriptors_stay_outside`
 //!   `attack_caller::a_callers_directories_are_no_working_directories` `attacks::attacks_by_a_working_directory`

@@ -12,6 +12,7 @@ mod attack_end;
 mod attack_host;
 mod attack_image;
 mod attack_join;
+mod attack_trace;
 mod attacks;
 mod attacks_files;
 mod cgroup;

@@ -22,6 +22,17 @@ pub struct Rules {
     pub rlimits: Vec<Rlimit>,
 }
 
+/// By its number in linux/capability.h.
+const SYS_PTRACE: CapSet = CapSet(1 << 19);
+
+impl Rules {
+    /// Whether what runs inside may look into others that are not dumpable, where its user namespace is that of their
+    /// memory (ptrace(2), "ptrace access mode checking").
+    pub fn may_trace(&self) -> bool {
+        self.capabilities.has(SYS_PTRACE)
+    }
+}
+
 /// Which filter of system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -13,6 +13,11 @@ impl World {
     pub fn without(name: &str, defences: &str) -> World {
         World::of(name, bin(), &format!("{defences},userns"))
     }
+
+    /// The same, and user namespaces are in.
+    pub fn without_only(name: &str, defences: &str) -> World {
+        World::of(name, bin(), defences)
+    }
 }
 
 /// The tools of the test build: `QUILT_TEETH_BIN`, else what `scripts/build --teeth` built.
