@@ -18,6 +18,9 @@ use serde::de::DeserializeOwned;
 
 use crate::ids;
 
+/// Who is not named.
+const ROOT: &str = "0";
+
 /// What `exec` needs of what `spawn` was asked.
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -44,7 +47,7 @@ pub struct Target {
     pub cgroup: Cgroup,
     /// A pidfd on its init, which was alive when it was opened.
     pub pidfd: OwnedFd,
-    /// The user of its commands, where it is not root.
+    /// The user of its commands, as asked, where it is not root.
     user: Option<String>,
     /// Their working directory, where it is not `/`.
     workdir: Option<PathBuf>,
@@ -122,11 +125,15 @@ impl Target {
         (flags, pid)
     }
 
-    /// Who a command runs as, and its home directory if a user was named: `user`, else the container's own user, by the
-    /// container's passwd file.
+    /// Who a command runs as, and its home directory, if that is not what the container's environment says: `user`, by the
+    /// files of the container; else the container's own, whom spawn found there.
     pub fn confinement(&self, user: Option<&str>) -> Result<(Confine, Option<String>), Error> {
         let confine = |user: &User| Confine::of(user, &self.spawn.confine, self.filter.clone());
-        let Some(spec) = user.or(self.user.as_deref()) else { return Ok((confine(&User::default()), None)) };
+        let spec = match (user, &self.spawn.user) {
+            (Some(spec), _) => spec,
+            (None, Some(own)) => return Ok((confine(own), None)),
+            (None, None) => self.user.as_deref().unwrap_or(ROOT),
+        };
         let path = format!("/proc/{}/root", self.spawn.init.pid);
         let root = open(path.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .step(|| format!("open the root of {}", self.id))

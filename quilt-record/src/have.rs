@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::confine::Rules;
+use crate::confine::{Rules, User};
 use crate::idmap::IdMap;
 use crate::process::ProcessId;
 
@@ -128,7 +128,11 @@ pub struct Spawn {
     /// Which ids of the host its own are, if it has a user namespace.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ids: Option<IdMap>,
-    /// The environment of its commands: `NAME=value`.
+    /// Whom its commands run as that name nobody: found once, in the image's files, for the container's own command and for
+    /// those that come later. Absent in a record from before this was said.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user: Option<User>,
+    /// The environment of its commands, HOME of that user with it: `NAME=value`.
     pub env: Vec<String>,
     /// What its processes are held to; the default for a container that was started before this was said.
     #[serde(default)]

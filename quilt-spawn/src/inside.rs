@@ -273,13 +273,13 @@ fn name_in_etc(path: &Path) -> Result<&OsStr, Error> {
     name.ok_or_else(|| Error::new(Code::Invalid, "", format!("{} is not a file in /etc", path.display())))
 }
 
-/// What the maker wants to know: the user's home, and which namespaces the container has to itself, as long as the host's
+/// What the maker wants to know: the user, and which namespaces the container has to itself, as long as the host's
 /// /proc is there to say.
 fn facts(job: &Job<'_>, made: &Made) -> Result<Vec<Line>, Error> {
     let private = job.want.pid.unwrap_or_default() == Pid::Private;
     let own =
         [("net", job.net.is_some()), ("mnt", true), ("uts", true), ("ipc", true), ("cgroup", true), ("pid", private)];
-    let mut lines = vec![Line::Home(made.user.as_ref().ok_or_else(missing)?.home.clone())];
+    let mut lines = vec![Line::User(made.user.clone().ok_or_else(missing)?)];
     if let Some(ids) = &job.ids {
         // It is entered last of all.
         lines.push(Line::Namespace("user".to_owned(), fstat(&ids.userns).map_err(os)?.st_ino));

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use nix::unistd::write;
 
+use quilt_record::confine::User;
 use quilt_record::{Code, Error};
 
 /// One line.
@@ -12,8 +13,8 @@ use quilt_record::{Code, Error};
 pub enum Line {
     /// A namespace that the container has to itself, and its inode number.
     Namespace(String, u64),
-    /// The home directory of the container's user.
-    Home(String),
+    /// The container's user.
+    User(User),
     /// Init runs, and CMD, if there is one, was started.
     Ready,
     /// It ends here.
@@ -21,7 +22,7 @@ pub enum Line {
 }
 
 impl Line {
-    /// Sends the line, whole or not at all (it is shorter than PIPE_BUF).
+    /// Sends the line, whole: it is shorter than PIPE_BUF, or there is one writer (pipe(7)).
     pub fn send(&self, pipe: impl AsFd) -> nix::Result<()> {
         write(pipe, self.text().as_bytes()).map(drop)
     }
@@ -35,7 +36,10 @@ impl Line {
         let plain = |text: &str| text.replace(['\t', '\n'], " ").chars().take(1000).collect::<String>();
         match self {
             Line::Namespace(name, inode) => format!("namespace\t{name}\t{inode}\n"),
-            Line::Home(home) => format!("home\t{}\n", plain(home)),
+            Line::User(User { uid, gid, groups, home }) => {
+                let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+                format!("user\t{uid}\t{gid}\t{}\t{}\n", groups.join(","), plain(home))
+            }
             Line::Ready => "ready\n".to_owned(),
             Line::Failed(Error { code, step, errno, message }) => {
                 let (step, message) = (plain(step), plain(message));
@@ -49,7 +53,15 @@ impl Line {
         let fields: Vec<&str> = text.split('\t').collect();
         Some(match fields[..] {
             ["namespace", name, inode] => Line::Namespace(name.to_owned(), inode.parse().ok()?),
-            ["home", home] => Line::Home(home.to_owned()),
+            ["user", uid, gid, groups, home] => {
+                let groups = groups.split(',').filter(|group| !group.is_empty()).map(|group| group.parse().ok());
+                Line::User(User {
+                    uid: uid.parse().ok()?,
+                    gid: gid.parse().ok()?,
+                    groups: groups.collect::<Option<_>>()?,
+                    home: home.to_owned(),
+                })
+            }
             ["ready"] => Line::Ready,
             ["failed", code, errno, step, message] => Line::Failed(Error {
                 code: serde_json::from_str::<Code>(&format!("\"{code}\"")).ok()?,
@@ -73,13 +85,14 @@ mod tests {
         let (mut told, tell) = std::io::pipe()?;
         let lines = [
             Line::Namespace("net".to_owned(), 4026531840),
-            Line::Home("/root".to_owned()),
+            Line::User(User { uid: 1, gid: 2, groups: vec![3, 4], home: "/root".to_owned() }),
+            Line::User(User::default()),
             Line::Failed(Error::os("mount proc on /proc", nix::errno::Errno::EPERM)),
             Line::Failed(Error::new(Code::Invalid, "", "no")),
             Line::Ready,
         ];
-        Line::send_all(&lines[..2], &tell)?;
-        for line in &lines[2..] {
+        Line::send_all(&lines[..3], &tell)?;
+        for line in &lines[3..] {
             line.send(&tell)?;
         }
         drop(tell);

@@ -15,7 +15,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{UnlinkatFlags, pipe2, unlinkat};
 
-use quilt_record::confine::{FILTER, Seccomp};
+use quilt_record::confine::{FILTER, Seccomp, User};
 use quilt_record::defence::out;
 use quilt_record::error::Step as _;
 use quilt_record::leaf::{INIT, Leaf};
@@ -138,7 +138,8 @@ pub fn start(
         started: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
         namespaces: heard.namespaces,
         ids: input.ids,
-        env: want.environment(&heard.home, &input.hostname),
+        env: want.environment(&heard.user.home, &input.hostname),
+        user: Some(heard.user),
         confine: rules,
         notes,
     })
@@ -206,7 +207,7 @@ fn make(container: &Container, name: &str) -> Result<OwnedFd, Error> {
 #[derive(Default)]
 struct Heard {
     namespaces: Vec<(String, u64)>,
-    home: String,
+    user: User,
 }
 
 /// Listens until the child is ready or has failed. Calls `nearly` once as soon as the root is complete: what is done then
@@ -214,7 +215,7 @@ struct Heard {
 fn listen(waiter: &Waiter, told: OwnedFd, nearly: impl FnOnce()) -> Result<Heard, Error> {
     let deadline = Instant::now() + LIMIT;
     let mut pipe = std::fs::File::from(told);
-    let mut heard = Heard { home: "/".to_owned(), ..Heard::default() };
+    let mut heard = Heard::default();
     let (mut text, mut read) = (Vec::new(), [0u8; 4096]);
     let mut nearly = Some(nearly);
     loop {
@@ -233,7 +234,7 @@ fn listen(waiter: &Waiter, told: OwnedFd, nearly: impl FnOnce()) -> Result<Heard
                     heard.namespaces.push((name, inode));
                     nearly.take().into_iter().for_each(|nearly| nearly());
                 }
-                Some(Line::Home(home)) => heard.home = home,
+                Some(Line::User(user)) => heard.user = user,
                 Some(Line::Ready) => return Ok(heard),
                 Some(Line::Failed(error)) => return Err(error),
                 None => return Err(Error::new(Code::Internal, "wait for init", "it said something else")),

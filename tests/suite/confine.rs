@@ -54,6 +54,39 @@ fn confinement_is_the_same_for_all() {
     assert_eq!(world.on_terminal(24, 80, &exec).ok().stdout.replace('\r', ""), command);
 }
 
+/// Fails if a command that names no user is in other groups than the container's own, or than one that names the same.
+#[test]
+fn groups_are_the_same_for_all() {
+    let world = World::new("groups");
+    let image = images::hostile(&world.path("image"));
+    fs::write(image.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").unwrap();
+    fs::write(image.join("etc/group"), "root:x:0:\nlog:x:50:root,web\naudio:x:40:web\n").unwrap();
+    let look = "(grep -E '^(Uid|Gid|Groups):' /proc/self/status; echo $HOME)";
+    for (user, groups, home) in [(None, "50 ", "/root"), (Some("web"), "40 50 ", "/srv"), (Some("web:log"), "", "/srv")]
+    {
+        let [own, check] =
+            ["own", "check"].map(|file| format!("{look} > /tmp/{file}; test {file} = check || sleep 1000"));
+        let named = user.map(|user| ["--user", user]);
+        let args = [named.as_ref().map_or(&[][..], |named| named), &["--health-check", &check, "--", "sh", "-c", &own]];
+        world.create_from(&image, "box", &args.concat());
+        let command = world.exec("box", &["sh", "-c", look]);
+        assert!(
+            command.contains(&format!("\nGroups:\t{groups}")) && command.ends_with(&format!("\n{home}\n")),
+            "{command}"
+        );
+        assert_eq!(
+            command,
+            world.quilt(&["exec", "-u", user.unwrap_or("0"), "box", "sh", "-c", look]).ok().stdout,
+            "{user:?}"
+        );
+        let upper = world.root.join("containers/box/upper/tmp");
+        for file in ["own", "check"] {
+            assert_eq!(fs::read_to_string(upper.join(file)).unwrap(), command, "{user:?}");
+        }
+        world.quilt(&["rm", "-f", "box"]).ok();
+    }
+}
+
 /// Fails if a flag does not do what it says, for the container's command and for those that come later.
 #[test]
 fn confinement_by_flags() {

@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+use serde::{Deserialize, Serialize};
 
 use crate::defence::out;
 use crate::error::{Code, Error, Step};
@@ -22,15 +23,17 @@ const FIELDS: usize = 8;
 const GROUPS_MAX: usize = 65536;
 
 /// A user of the container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
     /// Supplementary group ids.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub groups: Vec<u32>,
-    /// Home directory, absolute; `/` if the container does not say.
+    /// Home directory, absolute; `/` if the container does not say. In a record it is part of the environment.
+    #[serde(skip)]
     pub home: String,
 }
 
