@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, pipe2, read, write};
-use quilt_record::confine::rlimit;
+use quilt_record::confine::{rlimit, starting};
 use quilt_record::defence::out;
 use quilt_record::idmap;
 use quilt_record::leaf::unforked;
@@ -66,20 +66,24 @@ pub(crate) type Failed = (At, Errno);
 pub(crate) fn explain(target: &Target, program: &Program, place: usize, errno: Errno) -> ExecError {
     let name = program.argv.first().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let os = |step: String| Error::os(step, errno);
+    let blaming = |error: Error, calls: &[starting::Call]| match target.blame(calls, errno) {
+        Some(blame) => Error { message: format!("{}: {blame}", error.message), ..error },
+        None => error,
+    };
     let (status, error) = match PLACES.get(place).copied().unwrap_or(At::Namespaces) {
         At::Namespaces if errno == Errno::ESRCH => (125, not_running(&target.id)),
         At::Namespaces => (125, os(format!("enter the namespaces of {}", target.id))),
         At::Streams => (125, os("open the standard streams inside".to_owned())),
-        At::Confine => (125, os("confine the command".to_owned())),
+        At::Confine => (125, blaming(os("confine the command".to_owned()), &starting::CONFINE)),
         At::Workdir => (125, os(format!("change to the directory {}", program.workdir.to_string_lossy()))),
         // In a pid namespace whose init is ending nobody is born; that is what the kernel calls it (`alloc_pid`).
         At::Fork if errno == Errno::ENOMEM && wait_gone(&target.pidfd, ENDING).unwrap_or(false) => {
             (125, not_running(&target.id))
         }
-        At::Fork => (125, unforked("start the command", errno)),
+        At::Fork => (125, blaming(unforked("start the command", errno), &starting::FORK)),
         At::Terminal => (125, os("make the terminal the command's own".to_owned())),
         At::NotFound => (127, os(format!("run {name}"))),
-        At::Refused => (126, os(format!("run {name}"))),
+        At::Refused => (126, blaming(os(format!("run {name}")), &starting::EXEC)),
         At::Interpreter => {
             let why = "its interpreter (after #!, or the dynamic loader) is not there";
             (126, Error { message: why.to_owned(), ..os(format!("run {name}")) })

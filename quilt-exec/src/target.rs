@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
-use quilt_record::confine::{Confine, User, filter, user};
+use quilt_record::confine::{Confine, User, filter, starting, user};
 use quilt_record::have::{Cgroup, Spawn};
 use quilt_record::process::boot_id;
 use quilt_record::{Code, Container, Error, Id, Instance, Record, Step, leaf};
@@ -151,6 +152,11 @@ impl Target {
     /// The container's root, who is in no group but that, whatever the image's files say.
     pub fn root(&self) -> Confine {
         Confine::of(&User::default(), &self.spawn.confine, self.filter.clone())
+    }
+
+    /// What to say of a failure at one of these calls, if it is the fault of the container's filter.
+    pub(crate) fn blame(&self, calls: &[starting::Call], errno: Errno) -> Option<String> {
+        starting::blame(self.filter.as_deref(), calls, errno as i32)
     }
 
     /// The environment of a command: the container's, with `home` unless the container names one, under `extra`

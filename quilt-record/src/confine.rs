@@ -19,6 +19,7 @@ pub mod capability;
 pub mod filter;
 pub mod rlimit;
 mod rules;
+pub mod starting;
 pub mod user;
 
 pub use capability::CapSet;

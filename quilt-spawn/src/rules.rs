@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use quilt_record::confine::{CapSet, Rlimit, Rules, Seccomp, rlimit};
+use quilt_record::confine::{CapSet, Rlimit, Rules, Seccomp, rlimit, starting};
 use quilt_record::{Code, Error, Step};
 use quilt_seccomp::Options;
 
@@ -49,13 +49,42 @@ pub fn check(want: &Want) -> Result<(), Error> {
     match want.seccomp.as_deref() {
         None | Some("off") => Ok(()),
         Some(profile) if profile.starts_with('{') => {
-            let options = Options { capabilities: CapSet::DEFAULT.0, abi32: want.abi32 };
-            quilt_seccomp::from_docker(profile, &options).map(drop).map_err(|why| invalid("seccomp", why))
+            let capabilities = capabilities(want, CapSet::ALL, &mut Vec::new())?;
+            let options = Options { capabilities: capabilities.0, abi32: want.abi32 };
+            let filter = quilt_seccomp::from_docker(profile, &options).map_err(|why| invalid("seccomp", why))?;
+            starts(want, &filter)
         }
         Some(_) => {
             Err(invalid("seccomp", "in a record it is `off` or the profile itself, as text (--seccomp FILE reads one)"))
         }
     }
+}
+
+/// Refuses a profile by which the container could not start: init has it from its first moment on.
+fn starts(want: &Want, filter: &[u8]) -> Result<(), Error> {
+    let mut calls = starting::INIT.to_vec();
+    if !want.command.is_empty() || !no_new_privs(want) {
+        calls.extend(starting::CONFINE);
+    }
+    if !want.command.is_empty() {
+        calls.extend(starting::FORK);
+        calls.extend(starting::COMMAND);
+    }
+    let refused: Vec<&str> = starting::refused(filter, &calls).into_iter().map(|(name, _)| name).collect();
+    match refused.is_empty() {
+        true => Ok(()),
+        false => {
+            let what = if want.command.is_empty() { "a container" } else { "a command in a container of its own" };
+            Err(invalid(
+                "seccomp",
+                format!("the profile refuses {}, which it takes to start {what}", refused.join(", ")),
+            ))
+        }
+    }
+}
+
+fn no_new_privs(want: &Want) -> bool {
+    want.no_new_privs.map_or(!want.privileged, |switch| switch == Switch::On)
 }
 
 pub(crate) fn invalid(flag: &str, why: impl Into<String>) -> Error {
@@ -90,8 +119,7 @@ pub fn confinement(want: &Want, own: CapSet) -> Result<Confinement, Error> {
     if seccomp == Seccomp::Off {
         notes.push("it may make every system call (seccomp is off)".to_owned());
     }
-    let no_new_privs = want.no_new_privs.map_or(!want.privileged, |switch| switch == Switch::On);
-    let rules = Rules { capabilities, no_new_privs, seccomp, rlimits: rlimits(want, own)? };
+    let rules = Rules { capabilities, no_new_privs: no_new_privs(want), seccomp, rlimits: rlimits(want, own)? };
     Ok(Confinement { rules, filter, notes })
 }
 

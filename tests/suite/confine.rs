@@ -195,6 +195,32 @@ fn confinement_by_a_profile() {
     assert!(world.root.join("containers/box/seccomp.bpf").exists());
 }
 
+/// Fails if a profile that refuses what it takes to start a command makes that fail with a riddle.
+#[test]
+fn confinement_by_a_profile_that_refuses_too_much() {
+    let world = World::new("refuses");
+    let refusing = |names: &str| {
+        let rule = format!(r#"{{"names": [{names}], "action": "SCMP_ACT_ERRNO"}}"#);
+        world.write("profile.json", &format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#))
+    };
+    let image = images::busybox().display().to_string();
+    let file = refusing(r#""setgroups", "setresuid""#);
+    let why = "the profile refuses setgroups, setresuid, which it takes to start";
+    let create = ["create", &image, "--name", "box", "--seccomp", &file];
+    let error = world.quilt(&[&create[..], &["--", "true"]].concat()).failed("quilt-spec", "invalid");
+    assert_eq!(error["message"], format!("{why} a command in a container of its own"));
+    let error = world.quilt(&[&create[..], &["--no-new-privs=off"]].concat()).failed("quilt-spec", "invalid");
+    assert_eq!(error["message"], format!("{why} a container"));
+    // Without a command of its own init needs none of them, and a command has the filter last of all.
+    world.quilt(&create).ok();
+    world.quilt(&["exec", "--user", "agent", "box", "id", "-u"]).is(0, "1000\n", "");
+    world.quilt(&["rm", "-f", "box"]).ok();
+    let file = refusing(r#""execve""#);
+    world.quilt(&["create", &image, "--name", "box", "--seccomp", &file]).ok();
+    let why = "quilt-exec: run true: Operation not permitted: the container's seccomp profile refuses execve\n";
+    world.quilt(&["exec", "box", "true"]).is(126, "", why);
+}
+
 /// Fails if bad input is not refused by one line, before anything is made.
 #[test]
 fn confinement_that_cannot_be() {
