@@ -1,13 +1,12 @@
 //! Where this host has its controllers.
 
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
-use quilt_record::error::{Code, Error, Step};
+use quilt_record::error::{Code, Error};
 use quilt_record::have::Hierarchy;
+use quilt_record::mountinfo;
 
 /// What a container is put under wherever it is, by the names that v2 has for it: for the limits, and for the accounts.
 pub(crate) const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "io"];
@@ -46,8 +45,7 @@ impl Layout {
             V1_ALONE.iter().for_each(|controller| layout.add_v1(controller, base));
         }
         if ["memory", "cpu", "pids"].iter().any(|c| layout.v1_home(c).is_none()) {
-            let table = fs::read_to_string("/proc/self/mountinfo").step(|| "read /proc/self/mountinfo")?;
-            layout.complete(&table);
+            layout.complete(&mountinfo::read("self")?);
         }
         if layout.v1.is_empty() && layout.v2.is_none() {
             return Err(Error::new(Code::Unsupported, "find the cgroups", "no cgroup file system is mounted"));
@@ -67,18 +65,16 @@ impl Layout {
         }
     }
 
-    /// Adds what the mount table (proc_pid_mountinfo(5)) has and the usual places have not.
-    fn complete(&mut self, table: &str) {
-        for line in table.lines() {
-            let Some((mount, source)) = line.split_once(" - ") else { continue };
-            let (mut mount, mut source) = (mount.split(' ').skip(3), source.split(' '));
-            // Only a mount of the hierarchy's root has the places that other tools see.
-            let (Some("/"), Some(point)) = (mount.next(), mount.next()) else { continue };
-            let path = unescape(point);
-            match (source.next(), source.nth(1)) {
-                (Some("cgroup2"), _) if self.v2.is_none() => self.v2 = Some(path),
-                (Some("cgroup"), Some(options)) => {
-                    let names = options.split(',').filter(|o| KNOWN.contains(o)).collect::<Vec<_>>().join(",");
+    /// Adds what the mount table has and the usual places have not.
+    fn complete(&mut self, table: &[u8]) {
+        // Only a mount of the hierarchy's root has the places that other tools see.
+        for mount in mountinfo::mounts(table).filter(|mount| *mount.root == *Path::new("/")) {
+            let path = mount.point.into_owned();
+            match &*mount.fstype {
+                "cgroup2" if self.v2.is_none() => self.v2 = Some(path),
+                "cgroup" => {
+                    let names =
+                        mount.super_options.split(',').filter(|o| KNOWN.contains(o)).collect::<Vec<_>>().join(",");
                     let has = |c: &&&str| names.split(',').any(|n| n == **c) && self.v1_home(c).is_none();
                     let alone = V1_ALONE.iter().filter(|_| self.v2.is_none());
                     if V1.iter().chain(alone).any(|c| has(&c)) {
@@ -138,34 +134,13 @@ fn is(path: &Path, magic: nix::sys::statfs::FsType) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == magic)
 }
 
-/// Undoes the octal escapes of the mount table (`\040` is a space).
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        let octal =
-            after.get(..3).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
-        match (byte, octal) {
-            (b'\\', Some(value)) => {
-                bytes.push(value);
-                rest = &after[3..];
-            }
-            _ => {
-                bytes.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(bytes).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn unusual_places_are_found_in_the_mount_table() {
-        let table = "\
+        let table = b"\
 30 23 0:28 / /mnt/my\\040cg/mem rw - cgroup cgroup rw,memory,release_agent=/x
 31 23 0:29 / /mnt/cpu rw shared:9 - cgroup none rw,cpuacct,cpu
 32 23 0:30 /sub /mnt/pids rw - cgroup cgroup rw,pids
@@ -180,7 +155,7 @@ mod tests {
         assert_eq!(layout.on_v1("pids"), None);
 
         let mut layout = Layout::default();
-        layout.complete("35 23 0:33 / /cgroup rw - cgroup2 cgroup2 rw,nsdelegate");
+        layout.complete(b"35 23 0:33 / /cgroup rw - cgroup2 cgroup2 rw,nsdelegate");
         assert_eq!(layout.v2, Some(PathBuf::from("/cgroup")));
     }
 }

@@ -20,7 +20,7 @@ use nix::unistd::{Pid, pipe2};
 
 use quilt_record::have::Unpack;
 use quilt_record::idmap::{self, IdMap};
-use quilt_record::{Code, Error, Failure, Instance, Step, sys};
+use quilt_record::{Code, Error, Failure, Instance, Step, mountinfo, sys};
 
 use crate::{lease, userns};
 
@@ -165,16 +165,11 @@ fn unable(path: &Path) -> String {
 /// The type of the file system that a path is on, by its name.
 fn file_system(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let parse = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let point = left.split(' ').nth(4)?.replace("\\040", " ");
-        path.starts_with(&point)
-            .then(|| (Path::new(&point).components().count(), right.split(' ').next().map(str::to_owned)))
-    };
+    let table = mountinfo::read("self").unwrap_or_default();
     // The deepest mount point, and of several there the last.
-    let deepest = table.lines().filter_map(parse).max_by_key(|(depth, _)| *depth);
-    deepest.and_then(|(_, name)| name).unwrap_or_else(|| "an unknown file system".to_owned())
+    let above = mountinfo::mounts(&table).filter(|mount| path.starts_with(&mount.point));
+    let deepest = above.max_by_key(|mount| mount.point.components().count());
+    deepest.map_or_else(|| "an unknown file system".to_owned(), |mount| mount.fstype.into_owned())
 }
 
 /// The first kernel whose overlayfs takes idmapped layers.

@@ -20,11 +20,13 @@ pub mod filter;
 pub mod rlimit;
 mod rules;
 pub mod starting;
+mod status;
 pub mod user;
 
 pub use capability::CapSet;
 pub use rlimit::Rlimit;
 pub use rules::{FILTER, Rules, Seccomp};
+pub use status::Status;
 pub use user::User;
 
 /// What a process becomes.

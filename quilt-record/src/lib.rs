@@ -16,6 +16,7 @@ pub mod idmap;
 pub mod instance;
 pub mod leaf;
 pub mod lock;
+pub mod mountinfo;
 pub mod oom;
 pub mod process;
 pub mod readonly;
