@@ -1,17 +1,19 @@
 //! The security phase (`--security`): is the confinement that the record says in force, seen from inside?
 //!
 //! A visitor (`facts.rs`) gathers what a process there has, sees and can do; here it is held against a list of what must
-//! be, made without looking at how quilt-spawn does it: two that agree are worth more than one.
+//! be, made without looking at how quilt-spawn does it: two that agree are worth more than one. What cannot be seen from
+//! inside is looked at from outside: the init, the device policy, whose cgroups are shown.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use quilt_exec::{Program, Stdio, Target};
-use quilt_record::confine::{CapSet, Rules, Seccomp};
-use quilt_record::have::Cgroup;
+use quilt_record::confine::{CapSet, Status, rlimit};
 use quilt_record::process::wait_dead;
 use quilt_record::{Code, Error, Record, Step, sys};
 use serde::Deserialize;
@@ -19,10 +21,14 @@ use serde::Deserialize;
 use crate::report::Evidence;
 use crate::watch::{Event, Stop, Watch, no};
 
+mod calls;
+mod devices;
 mod facts;
 mod golden;
+mod held;
 
-use facts::Facts;
+use facts::{Facts, Wanted};
+use golden::{Extra, Own};
 
 /// How long the phase may take.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -32,6 +38,9 @@ const END: Duration = Duration::from_millis(500);
 
 /// The most that the visitor may have to say, in bytes: a container may have a thousand mounts.
 const FACTS_MAX: u64 = 1 << 20;
+
+/// By its number in linux/capability.h.
+const SYS_RESOURCE: CapSet = CapSet(1 << 24);
 
 /// What of the record says what must be.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -46,24 +55,39 @@ struct Asked {
 /// Looks from inside, and fails with all that is not as it must be.
 pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence: &mut Evidence) -> Result<(), Stop> {
     let asked: Asked = record.want("spawn")?;
-    let cgroup: Option<Cgroup> = record.have("cgroup")?;
     let rules = &target.spawn.confine;
-    let targets: Vec<String> =
-        asked.tmpfs.iter().map(|text| first(text)).chain(asked.volume.iter().filter_map(|text| second(text))).collect();
-    let text = visit(target, watch, || visitor(&targets))?;
+    let extras = asked.volume.iter().filter_map(|text| Extra::volume(text));
+    let extras: Vec<Extra> = asked.tmpfs.iter().map(|text| Extra::tmpfs(text)).chain(extras).collect();
+    let targets: Vec<String> = extras.iter().map(|extra| extra.target.clone()).collect();
+    let tries = calls::tries(rules.seccomp, target.root().filter.as_deref());
+    let wanted = Wanted { read: &golden::masked(), write: &golden::READ_ONLY, targets: &targets, calls: &tries };
+    let text = visit(target, watch, || visitor(&wanted))?;
     let seen: Facts = serde_json::from_slice(&text).map_err(|e| no(format!("what came back from inside: {e}")))?;
-    let mut wrong = held(rules, &seen);
-    wrong.extend(init(rules, &status(target)?));
+    let step = || "look at what this process may do";
+    let own = held::Own {
+        rlimits: rlimit::current().step(step)?,
+        may_raise: CapSet(sys::permitted_capabilities().step(step)?).has(SYS_RESOURCE),
+    };
+    let mut wrong: Vec<String> = seen.blind.iter().map(|what| format!("cannot look from inside at {what}")).collect();
+    wrong.extend(held::visitor(rules, &own, &seen.status, &seen.rlimits));
+    wrong.extend(calls::wrong(&tries, &seen.calls));
+    wrong.extend(seen.descriptors.iter().map(|open| format!("a descriptor is open inside: {open}")));
+    wrong.extend(held::init(rules, &of_init(target)?));
     if asked.privileged {
         evidence.note("privileged", "nothing is masked, read-only or refused");
     } else {
-        let own = golden::Own {
+        let found = extras.into_iter().zip(&seen.targets);
+        let found = found.map(|(extra, leads)| Extra { target: leads.clone().unwrap_or(extra.target), ..extra });
+        let own = Own {
             read_only: asked.read_only,
-            mounts: seen.targets.clone(),
-            devices: cgroup.map(|cgroup| cgroup.devices).unwrap_or_default(),
+            mounts: found.collect(),
+            cgroups: cgroups(target)?,
+            devices: target.cgroup.devices.clone(),
         };
         wrong.extend(golden::mounts(&seen.mounts, &own));
+        wrong.extend(golden::cgroups(&seen.cgroups, &own));
         wrong.extend(golden::devices(&seen.devices, &own));
+        wrong.extend(devices::policy(&target.cgroup, evidence)?);
         wrong.extend(seen.readable.iter().map(|path| format!("{path} can be read")));
         wrong.extend(seen.writable.iter().map(|path| format!("{path} can be written")));
     }
@@ -72,10 +96,8 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     evidence.note("seccomp", rules.seccomp);
     evidence.note("mounts", seen.mounts.len());
     evidence.note("devices", &seen.devices);
-    evidence.note(
-        "calls",
-        seen.calls.iter().map(|(name, errno)| (name, name_of(*errno))).collect::<std::collections::BTreeMap<_, _>>(),
-    );
+    evidence.note("calls", calls::shown(&tries, &seen.calls));
+    evidence.note("calls_tried", tries.len());
     evidence.note("deviations", &wrong);
     match wrong.len() {
         0 => Ok(()),
@@ -84,49 +106,23 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     }
 }
 
-/// What the kernel says about the init, which was there before this visitor came and was confined by the same record.
-fn status(target: &Target) -> Result<String, Stop> {
-    let path = format!("/proc/{}/status", target.spawn.init.pid);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if target.spawn.init.alive() => Ok(text),
-        Ok(_) => Err(Stop::Dead),
-        Err(_) if !target.spawn.init.alive() => Err(Stop::Dead),
-        Err(e) => Err(Stop::Broken(Error::os(format!("read {path}"), e))),
+/// What the kernel says about the init.
+fn of_init(target: &Target) -> Result<Status, Stop> {
+    let init = &target.spawn.init;
+    match Status::read(init.pid) {
+        Ok(found) if init.alive() => Ok(found),
+        Err(e) if init.alive() => Err(Stop::Broken(Error::os(format!("look at process {}", init.pid), e))),
+        _ => Err(Stop::Dead),
     }
 }
 
-/// What of that is not as the rules have it. Where it has a command that runs as another user, it keeps what it takes to
-/// pass signals on to it (CAP_KILL).
-fn init(rules: &Rules, status: &str) -> Vec<String> {
-    const KILL: CapSet = CapSet(1 << 5);
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-    let bounding = CapSet(u64::from_str_radix(field("CapBnd:"), 16).unwrap_or(u64::MAX));
-    let more = bounding.without(rules.capabilities).without(KILL);
-    let mut wrong = Vec::new();
-    if more != CapSet(0) {
-        wrong.push(format!("the init has {}, which the rules have not", more.names().collect::<Vec<_>>().join(", ")));
-    }
-    let filtered = rules.seccomp != Seccomp::Off;
-    for (name, must) in [("NoNewPrivs", u8::from(rules.no_new_privs)), ("Seccomp", if filtered { 2 } else { 0 })] {
-        let is = field(&format!("{name}:"));
-        if is != must.to_string() {
-            wrong.push(format!("{name} of the init is {is} and must be {must}"));
-        }
-    }
-    wrong
-}
-
-fn first(text: &str) -> String {
-    text.split(':').next().unwrap_or(text).to_owned()
-}
-
-fn second(text: &str) -> Option<String> {
-    text.split(':').nth(1).map(str::to_owned)
-}
-
-/// `EPERM`, or `success`.
-fn name_of(errno: i32) -> String {
-    if errno == 0 { "success".to_owned() } else { format!("{:?}", nix::errno::Errno::from_raw(errno)) }
+/// The container's directories in the hierarchies of cgroups, by their numbers.
+fn cgroups(target: &Target) -> Result<Vec<(u64, u64)>, Error> {
+    let numbers = |hierarchy: &quilt_record::have::Hierarchy| {
+        let found = fs::metadata(&hierarchy.path).step(|| format!("look at {}", hierarchy.path.display()))?;
+        Ok((found.dev(), found.ino()))
+    };
+    target.cgroup.hierarchies.iter().map(numbers).collect()
 }
 
 /// Sends a visitor in, and reads all it has to say.
@@ -151,7 +147,7 @@ fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Resul
         let mut text = Vec::new();
         let mut part = [0u8; 4096];
         loop {
-            match watch.wait(&[std::os::fd::AsFd::as_fd(&socket)], deadline)? {
+            match watch.wait(&[socket.as_fd()], deadline)? {
                 Event::Late => return Err(no("no answer from inside")),
                 Event::Ready(_) => {}
             }
@@ -174,118 +170,10 @@ fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Resul
 }
 
 /// The life of the visitor.
-fn visitor(targets: &[String]) -> u8 {
-    let facts = Facts::gather(&golden::masked(), &golden::READ_ONLY, targets);
+fn visitor(wanted: &Wanted<'_>) -> u8 {
+    let facts = Facts::gather(wanted);
     let told = sys::duplicate_number(0).map(File::from).and_then(|socket| {
         serde_json::to_writer(std::io::BufWriter::new(socket), &facts).map_err(std::io::Error::other)
     });
     u8::from(told.is_err())
-}
-
-/// What the kernel says about the process inside, against the rules.
-fn held(rules: &Rules, seen: &Facts) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut line = |name: &str, must: String| {
-        let is = seen.status.get(name).map_or("", String::as_str);
-        if is != must {
-            wrong.push(format!("{name} is {is} and must be {must}"));
-        }
-    };
-    let mask = |CapSet(mask): CapSet| format!("{mask:016x}");
-    for set in ["CapPrm", "CapEff", "CapBnd"] {
-        line(set, mask(rules.capabilities));
-    }
-    for set in ["CapInh", "CapAmb"] {
-        line(set, mask(CapSet(0)));
-    }
-    line("NoNewPrivs", u8::from(rules.no_new_privs).to_string());
-    line("Seccomp", if rules.seccomp == Seccomp::Off { "0" } else { "2" }.to_owned());
-    line("Umask", "0022".to_owned());
-    line("Groups", String::new());
-    for set in ["Uid", "Gid"] {
-        line(set, "0\t0\t0\t0".to_owned());
-    }
-    for limit in &rules.rlimits {
-        let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-        let is = seen.rlimits.iter().find(|is| is.name == limit.name);
-        // The caller's own hard limit may be the lower one.
-        if is.is_none_or(|is| number(is.soft) > number(limit.soft) || number(is.hard) > number(limit.hard))
-            && limit.hard.is_some()
-        {
-            wrong.push(format!(
-                "the resource limit {} is {:?} and must be {:?}",
-                limit.name,
-                is.map(|is| is.hard),
-                limit.hard
-            ));
-        }
-    }
-    if rules.seccomp == Seccomp::Default {
-        for (name, errno) in &seen.calls {
-            let must = if name == "clone3" { libc::ENOSYS } else { libc::EPERM };
-            if *errno != must {
-                wrong.push(format!(
-                    "the system call {name} ends with {} and must with {}",
-                    name_of(*errno),
-                    name_of(must)
-                ));
-            }
-        }
-    }
-    wrong.extend(seen.descriptors.iter().map(|open| format!("a descriptor is open inside: {open}")));
-    wrong
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn good() -> Facts {
-        let status = [
-            ("Umask", "0022"),
-            ("Uid", "0\t0\t0\t0"),
-            ("Gid", "0\t0\t0\t0"),
-            ("Groups", ""),
-            ("CapInh", "0000000000000000"),
-            ("CapPrm", "00000000800405fb"),
-            ("CapEff", "00000000800405fb"),
-            ("CapBnd", "00000000800405fb"),
-            ("CapAmb", "0000000000000000"),
-            ("NoNewPrivs", "1"),
-            ("Seccomp", "2"),
-        ];
-        let status = status.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let calls = [("bpf", libc::EPERM), ("clone3", libc::ENOSYS)].map(|(name, errno)| (name.to_owned(), errno));
-        Facts { status: status.into(), rlimits: Rules::default().rlimits, calls: calls.into(), ..Facts::default() }
-    }
-
-    #[test]
-    fn an_init_that_is_held_to_less_is_found() {
-        let good = "CapBnd:\t00000000800405fb\nNoNewPrivs:\t1\nSeccomp:\t2\n";
-        assert_eq!(init(&Rules::default(), good), [""; 0]);
-        let bad = "CapBnd:\t00000000800425fb\nNoNewPrivs:\t0\nSeccomp:\t0\n";
-        let wrong = [
-            "the init has CAP_NET_RAW, which the rules have not",
-            "NoNewPrivs of the init is 0 and must be 1",
-            "Seccomp of the init is 0 and must be 2",
-        ];
-        assert_eq!(init(&Rules::default(), bad), wrong);
-    }
-
-    #[test]
-    fn what_is_not_as_it_must_be_is_named() {
-        assert_eq!(held(&Rules::default(), &good()), [""; 0]);
-        let mut bad = good();
-        bad.status.insert("CapBnd".to_owned(), "000001ffffffffff".to_owned());
-        bad.calls.insert("bpf".to_owned(), libc::EINVAL);
-        bad.rlimits.clear();
-        bad.descriptors.push("7 /etc".to_owned());
-        let wrong = [
-            "CapBnd is 000001ffffffffff and must be 00000000800405fb",
-            "the resource limit core is None and must be Some(0)",
-            "the system call bpf ends with EINVAL and must with EPERM",
-            "a descriptor is open inside: 7 /etc",
-        ];
-        assert_eq!(held(&Rules::default(), &bad), wrong);
-    }
 }

@@ -849,3 +849,23 @@ pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// How many programs that decide on the use of devices are attached to a cgroup of v2 itself (BPF_PROG_QUERY, Linux 4.15).
+pub fn bpf_count_device_programs(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    const BPF_CGROUP_DEVICE: u32 = 6;
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        kind: u32,
+        flags: [u32; 2],
+        ids: u64,
+        count: u32,
+        rest: u32,
+    }
+    let mut query =
+        Query { target: cgroup.as_raw_fd() as u32, kind: BPF_CGROUP_DEVICE, flags: [0; 2], ids: 0, count: 0, rest: 0 };
+    // SAFETY: the struct has the kernel's layout and can be written; without room for their numbers none are.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) })?;
+    Ok(query.count)
+}

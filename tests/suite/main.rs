@@ -19,6 +19,7 @@ mod cgroup;
 mod cgroup_inside;
 mod concurrency;
 mod confine;
+mod deviations;
 mod devices;
 mod exec;
 mod failure;

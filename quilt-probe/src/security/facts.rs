@@ -9,11 +9,13 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, major, minor};
-use quilt_record::confine::{Rlimit, rlimit};
-use quilt_record::sys;
+use quilt_record::confine::{Rlimit, Status, rlimit};
+use quilt_record::mountinfo;
 use serde::{Deserialize, Serialize};
 
-/// One mount, as `/proc/self/mountinfo` has it (proc_pid_mountinfo(5)).
+use super::calls::Try;
+
+/// One mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mount {
     /// Where.
@@ -29,96 +31,91 @@ pub(crate) struct Mount {
 /// What is seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Facts {
-    /// Of `/proc/self/status`: what stands behind the names in [`STATUS`].
-    pub(crate) status: BTreeMap<String, String>,
+    /// `/proc/self/status`.
+    pub(crate) status: Status,
     /// The limits that are any.
     pub(crate) rlimits: Vec<Rlimit>,
     /// The mounts, in their order.
     pub(crate) mounts: Vec<Mount>,
-    /// Where the paths that mounts were asked for lead to.
-    pub(crate) targets: Vec<String>,
+    /// The device and inode numbers of what is on top where cgroups are mounted.
+    pub(crate) cgroups: BTreeMap<String, (u64, u64)>,
+    /// Where each path that was asked for leads to.
+    pub(crate) targets: Vec<Option<String>>,
     /// The devices below /dev: path, and `c 1:3` or `b 8:0`.
     pub(crate) devices: BTreeMap<String, String>,
     /// Of the paths that were asked for, those with something to read or to list.
     pub(crate) readable: Vec<String>,
     /// Those that can be opened for writing.
     pub(crate) writable: Vec<String>,
-    /// The calls that were tried, and what they came to: an errno, 0 for success.
-    pub(crate) calls: BTreeMap<String, i32>,
     /// Open descriptors above the standard streams.
     pub(crate) descriptors: Vec<String>,
+    /// What each call came to that was tried: an errno, 0 for success.
+    pub(crate) calls: Vec<i32>,
+    /// What could not be looked at, and why.
+    pub(crate) blind: Vec<String>,
 }
 
-/// The lines of `/proc/self/status` that matter (proc_pid_status(5)).
-pub(crate) const STATUS: [&str; 11] =
-    ["Umask", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
-
-/// System calls that nobody inside needs, with arguments that can do no harm: what they come to tells whether the filter
-/// is there. Each is a name, a number and the arguments.
-fn calls() -> [(&'static str, i64, [i64; 3]); 9] {
-    const ALL_NAMESPACES: i64 = libc::CLONE_NEWUSER as i64;
-    [
-        // Bad arguments: without a filter EFAULT, EINVAL or EBADF come back.
-        ("bpf", libc::SYS_bpf, [-1, 0, 0]),
-        ("io_uring_setup", libc::SYS_io_uring_setup, [0, 0, 0]),
-        ("keyctl", libc::SYS_keyctl, [-1, 0, 0]),
-        ("mount", libc::SYS_mount, [0, 0, 0]),
-        ("perf_event_open", libc::SYS_perf_event_open, [0, 0, -1]),
-        ("setns", libc::SYS_setns, [-1, 0, 0]),
-        ("unshare", libc::SYS_unshare, [ALL_NAMESPACES, 0, 0]),
-        ("userfaultfd", libc::SYS_userfaultfd, [-1, 0, 0]),
-        ("clone3", libc::SYS_clone3, [0, 0, 0]),
-    ]
+/// What is to be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Paths to read.
+    pub(crate) read: &'a [&'a str],
+    /// Paths to write.
+    pub(crate) write: &'a [&'a str],
+    /// Paths to follow.
+    pub(crate) targets: &'a [String],
+    /// System calls to make, after everything else.
+    pub(crate) calls: &'a [Try],
 }
 
 impl Facts {
-    /// Looks, where the caller is; `read` and `write` are the paths to try, `targets` those to follow.
-    pub(crate) fn gather(read: &[&str], write: &[&str], targets: &[String]) -> Facts {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let fields = status.lines().filter_map(|line| line.split_once(':'));
-        let wanted = fields.filter(|(name, _)| STATUS.contains(name));
-        let mut devices = BTreeMap::new();
-        list_devices(Path::new("/dev"), &mut devices, 0);
-        Facts {
-            status: wanted.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect(),
-            rlimits: rlimit::current().unwrap_or_default(),
-            mounts: mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
-            targets: targets
-                .iter()
-                .filter_map(|path| fs::canonicalize(path).ok()?.into_os_string().into_string().ok())
-                .collect(),
-            devices,
-            readable: read.iter().filter(|path| readable(path)).map(|path| (*path).to_owned()).collect(),
-            writable: write.iter().filter(|path| writable(path)).map(|path| (*path).to_owned()).collect(),
-            calls: calls()
-                .into_iter()
-                .map(|(name, number, args)| (name.to_owned(), sys::try_call(number, args)))
-                .collect(),
-            descriptors: descriptors(),
+    /// Looks, where the caller is.
+    pub(crate) fn gather(wanted: &Wanted<'_>) -> Facts {
+        let mut facts = Facts::default();
+        let mut blind = |what: &str, why: String| facts.blind.push(format!("{what}: {why}"));
+        match Status::read("self") {
+            Ok(status) => facts.status = status,
+            Err(e) => blind("the status", e.to_string()),
         }
+        match rlimit::current() {
+            Ok(limits) => facts.rlimits = limits,
+            Err(e) => blind("the resource limits", e.to_string()),
+        }
+        match mountinfo::read("self") {
+            Ok(table) => facts.mounts = mounts(&table),
+            Err(e) => blind("the mounts", e.to_string()),
+        }
+        match fs::read_dir("/dev") {
+            Ok(_) => list_devices(Path::new("/dev"), &mut facts.devices, 0),
+            Err(e) => blind("/dev", e.to_string()),
+        }
+        let cgroups = facts.mounts.iter().filter(|mount| mount.fstype.starts_with("cgroup"));
+        let numbers = |path: &str| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        facts.cgroups = cgroups.filter_map(|mount| Some((mount.target.clone(), numbers(&mount.target)?))).collect();
+        let leads = |path: &String| Some(fs::canonicalize(path).ok()?.to_string_lossy().into_owned());
+        facts.targets = wanted.targets.iter().map(leads).collect();
+        facts.readable = wanted.read.iter().filter(|path| readable(path)).map(|path| (*path).to_owned()).collect();
+        facts.writable = wanted.write.iter().filter(|path| writable(path)).map(|path| (*path).to_owned()).collect();
+        facts.descriptors = descriptors();
+        facts.calls = wanted.calls.iter().map(Try::run).collect();
+        facts
     }
 }
 
-/// The mounts of a `mountinfo`.
-pub(crate) fn mounts(text: &str) -> Vec<Mount> {
-    let line = |line: &str| {
-        let (fields, file_system) = line.split_once(" - ")?;
-        let fields: Vec<&str> = fields.split(' ').collect();
-        let mut file_system = file_system.split(' ');
-        let fstype = file_system.next()?.to_owned();
-        let of_super = file_system.nth(1).unwrap_or_default();
-        let options = fields.get(5)?.split(',').chain(of_super.split(',')).map(str::to_owned).collect();
-        Some(Mount { target: plain(fields.get(4)?), root: plain(fields.get(3)?), fstype, options })
+/// The mounts of a table.
+fn mounts(table: &[u8]) -> Vec<Mount> {
+    let plain = |path: &Path| path.to_string_lossy().into_owned();
+    let options = |mount: &mountinfo::Mount<'_>| {
+        mount.options.split(',').chain(mount.super_options.split(',')).map(str::to_owned).collect()
     };
-    text.lines().filter_map(line).collect()
-}
-
-/// Undoes the octal escapes of blanks and the like.
-fn plain(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(text.to_owned(), |text, (code, is)| text.replace(code, is))
+    mountinfo::mounts(table)
+        .map(|mount| Mount {
+            target: plain(&mount.point),
+            root: plain(&mount.root),
+            options: options(&mount),
+            fstype: mount.fstype.into_owned(),
+        })
+        .collect()
 }
 
 /// A file with a byte in it, or a directory with an entry. It must not block: no fifo, no terminal.
@@ -171,20 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mountinfo_is_read() {
-        let text = "27 22 0:25 /a\\040b /x\\134y rw,nosuid - tmpfs none rw,size=4k\n\
-                    28 22 0:26 / /proc rw shared:1 master:2 - proc proc rw\nnonsense\n";
+    fn the_options_of_a_mount_and_of_its_file_system_are_one_list() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let mount = |target: &str, root: &str, fstype: &str, options: &[&str]| Mount {
-            target: target.to_owned(),
-            root: root.to_owned(),
-            fstype: fstype.to_owned(),
-            options: words(options),
+        let expected = Mount {
+            target: "/x\\y".to_owned(),
+            root: "/a b".to_owned(),
+            fstype: "tmpfs".to_owned(),
+            options: words(&["rw", "nosuid", "rw", "size=4k"]),
         };
-        let expected = [
-            mount("/x\\y", "/a b", "tmpfs", &["rw", "nosuid", "rw", "size=4k"]),
-            mount("/proc", "/", "proc", &["rw", "rw"]),
-        ];
-        assert_eq!(mounts(text), expected);
+        assert_eq!(mounts(b"27 22 0:25 /a\\040b /x\\134y rw,nosuid - tmpfs none rw,size=4k\n"), [expected]);
     }
 }

@@ -11,10 +11,52 @@ use super::facts::Mount;
 pub(crate) struct Own {
     /// Whether its root is to be read-only.
     pub(crate) read_only: bool,
-    /// Where it has volumes and file systems of its own.
-    pub(crate) mounts: Vec<String>,
+    /// Its volumes and file systems in memory.
+    pub(crate) mounts: Vec<Extra>,
+    /// Its directories in the hierarchies of cgroups: device and inode numbers.
+    pub(crate) cgroups: Vec<(u64, u64)>,
     /// Its devices of the host.
     pub(crate) devices: Vec<Device>,
+}
+
+/// Something that was to be mounted beside what every container has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extra {
+    /// Where.
+    pub(crate) target: String,
+    /// The type of the file system, where that is not the source's.
+    pub(crate) fstype: Option<&'static str>,
+    /// The options that it must have at least, with all that is mounted below it.
+    pub(crate) options: Vec<&'static str>,
+}
+
+impl Extra {
+    /// What `--volume SRC:DST[:ro]` asks.
+    pub(crate) fn volume(text: &str) -> Option<Extra> {
+        let mut words = text.split(':').skip(1);
+        let target = words.next()?.to_owned();
+        let read_only = words.next().filter(|option| *option == "ro").map(|_| "ro");
+        Some(Extra { target, fstype: None, options: ["nosuid", "nodev"].into_iter().chain(read_only).collect() })
+    }
+
+    /// What `--tmpfs DIR[:OPTION,…]` asks.
+    pub(crate) fn tmpfs(text: &str) -> Extra {
+        let (target, asked) = text.split_once(':').unwrap_or((text, ""));
+        // Of two that contradict each other, the last counts.
+        let last = |set: &str, clear: &str| asked.split(',').rfind(|option| *option == set || *option == clear);
+        let set = |set: &'static str, clear: &str, usual: bool| {
+            last(set, clear).map_or(usual, |option| option == set).then_some(set)
+        };
+        let options = [Some("nodev"), set("nosuid", "suid", true), set("noexec", "exec", true), set("ro", "rw", false)];
+        let options = options.into_iter().flatten().collect();
+        Extra { target: target.to_owned(), fstype: Some("tmpfs"), options }
+    }
+
+    /// Whether a path is it or below it.
+    fn holds(&self, path: &str) -> bool {
+        let rest = path.strip_prefix(self.target.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// What must be mounted: where, the type, and the options that it must have at least.
@@ -101,13 +143,17 @@ pub(crate) fn mounts(seen: &[Mount], own: &Own) -> Vec<String> {
         let target = mount.target.as_str();
         let covers = COVERED.iter().any(|top| target.starts_with(top));
         let known = covers || MOUNTED.iter().any(|(known, ..)| *known == target);
-        // A volume brings what is mounted below it.
-        let asked = own
-            .mounts
-            .iter()
-            .any(|own| target == own || target.starts_with(&format!("{}/", own.trim_end_matches('/'))));
-        if !known && !asked && !is_hidden(mount) {
-            wrong.push(format!("{} is mounted on {target}, which nobody asked for", mount.fstype));
+        // A volume brings what is mounted below it, and the nearest counts.
+        let asked = own.mounts.iter().filter(|own| own.holds(target)).max_by_key(|own| own.target.len());
+        match asked {
+            Some(asked) if !known => {
+                let missing = asked.options.iter().filter(|option| !mount.options.iter().any(|is| is == *option));
+                wrong.extend(missing.map(|option| format!("{target} is not mounted {option}")));
+            }
+            None if !known && !is_hidden(mount) => {
+                wrong.push(format!("{} is mounted on {target}, which nobody asked for", mount.fstype));
+            }
+            _ => {}
         }
         // A null device takes what is written, and keeps nothing.
         let null = mount.fstype == "tmpfs" && mount.root == "/null";
@@ -115,7 +161,22 @@ pub(crate) fn mounts(seen: &[Mount], own: &Own) -> Vec<String> {
             wrong.push(format!("{target} can be written"));
         }
     }
+    for asked in &own.mounts {
+        match (seen.iter().rev().find(|mount| mount.target == asked.target), asked.fstype) {
+            (None, _) => wrong.push(format!("nothing is mounted on {}", asked.target)),
+            (Some(mount), Some(fstype)) if mount.fstype != fstype => {
+                wrong.push(format!("what is mounted on {} is {} and must be {fstype}", asked.target, mount.fstype));
+            }
+            _ => {}
+        }
+    }
     wrong
+}
+
+/// What is wrong with the cgroups that are shown: device and inode numbers by mount point.
+pub(crate) fn cgroups(seen: &BTreeMap<String, (u64, u64)>, own: &Own) -> Vec<String> {
+    let others = seen.iter().filter(|(_, numbers)| !own.cgroups.contains(numbers));
+    others.map(|(target, _)| format!("what is mounted on {target} is not the container's own cgroup")).collect()
 }
 
 /// An empty read-only file system, which hides Quilt's own state in a container whose image is the host's tree.
@@ -158,15 +219,64 @@ mod tests {
         bad.push(mount("/proc/sys", "proc", &["rw"]));
         bad.push(mount("/mnt", "ext4", &["rw"]));
         bad.push(mount("/data/x", "ext4", &["rw"]));
-        let own = Own { read_only: true, mounts: vec!["/data".to_owned()], ..Own::default() };
+        let data = Extra { target: "/data".to_owned(), fstype: None, options: Vec::new() };
+        let own = Own { read_only: true, mounts: vec![data], ..Own::default() };
         let wrong = [
             "/ is not mounted nodev",
             "/ is not mounted ro",
             "nothing is mounted on /dev/shm",
             "/proc/sys can be written",
             "ext4 is mounted on /mnt, which nobody asked for",
+            "nothing is mounted on /data",
         ];
         assert_eq!(mounts(&bad, &own), wrong);
+    }
+
+    #[test]
+    fn what_was_asked_for_has_the_options_that_it_was_asked_with() {
+        let extra = |target: &str, fstype, options: &[&'static str]| Extra {
+            target: target.to_owned(),
+            fstype,
+            options: options.to_vec(),
+        };
+        assert_eq!(Extra::volume("/a:/b"), Some(extra("/b", None, &["nosuid", "nodev"])));
+        assert_eq!(Extra::volume("/a:/b:ro"), Some(extra("/b", None, &["nosuid", "nodev", "ro"])));
+        assert_eq!(Extra::volume("/a"), None);
+        assert_eq!(Extra::tmpfs("/t"), extra("/t", Some("tmpfs"), &["nodev", "nosuid", "noexec"]));
+        let options = extra("/t", Some("tmpfs"), &["nodev", "nosuid", "ro"]);
+        assert_eq!(Extra::tmpfs("/t:mode=755,noexec,exec,suid,nosuid,ro"), options);
+        let own = Own {
+            mounts: ["/a:/b:ro", "/a:/c"].into_iter().filter_map(Extra::volume).chain([Extra::tmpfs("/b/t")]).collect(),
+            ..Own::default()
+        };
+        let all = ["rw", "ro", "nosuid", "nodev", "noexec"];
+        let with = |extra: &[Mount]| [good(), extra.to_vec()].concat();
+        let as_asked =
+            with(&[mount("/b", "ext4", &all), mount("/b/t", "tmpfs", &all[2..]), mount("/c", "ext4", &all[2..4])]);
+        assert_eq!(mounts(&as_asked, &own), [""; 0]);
+        let others = with(&[
+            mount("/b", "ext4", &["ro", "nosuid"]),
+            mount("/b/sub", "ext4", &["rw", "nosuid", "nodev"]),
+            mount("/b/t", "ext4", &["rw", "nosuid", "nodev"]),
+            mount("/cc", "ext4", &all),
+        ]);
+        let wrong = [
+            "/b is not mounted nodev",
+            "/b/sub is not mounted ro",
+            "/b/t is not mounted noexec",
+            "ext4 is mounted on /cc, which nobody asked for",
+            "nothing is mounted on /c",
+            "what is mounted on /b/t is ext4 and must be tmpfs",
+        ];
+        assert_eq!(mounts(&others, &own), wrong);
+    }
+
+    #[test]
+    fn cgroups_of_others() {
+        let seen = [("/sys/fs/cgroup/memory", (30, 5)), ("/sys/fs/cgroup/pids", (31, 1))];
+        let seen = seen.map(|(target, numbers)| (target.to_owned(), numbers)).into();
+        let own = Own { cgroups: vec![(30, 5), (31, 6)], ..Own::default() };
+        assert_eq!(cgroups(&seen, &own), ["what is mounted on /sys/fs/cgroup/pids is not the container's own cgroup"]);
     }
 
     #[test]

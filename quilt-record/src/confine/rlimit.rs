@@ -63,6 +63,11 @@ impl Rlimit {
     }
 }
 
+/// The names of all that there are.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    KNOWN.into_iter().map(|(name, _)| name)
+}
+
 /// The limits of this process that are any.
 pub fn current() -> io::Result<Vec<Rlimit>> {
     let finite = |limit: u64| (limit != RLIM_INFINITY).then_some(limit);
