@@ -1,5 +1,7 @@
 //! What the kernel says of an interface or a route, read by hand as all answers are (`netlink.rs`).
 
+use std::net::Ipv4Addr;
+
 use crate::netlink::{array, attribute, string, u32_at};
 
 /// What Quilt wants to know of an interface.
@@ -29,6 +31,12 @@ pub struct Interface {
     pub isolated: bool,
     /// Likewise.
     pub learning: bool,
+    /// As a port: whether frames are sent to it for want of knowing where they belong.
+    pub floods: bool,
+    /// As a port: whether it takes frames from nobody else's MAC address; `None` before Linux 5.18, which knows no such thing.
+    pub locked: Option<bool>,
+    /// As a bridge: which link-local frames it passes on as any other (`group_fwd_mask`).
+    pub forward_mask: u16,
 }
 
 impl Interface {
@@ -43,22 +51,28 @@ impl Interface {
         const IFLA_IFALIAS: u16 = 20;
         const IFLA_GROUP: u16 = 27;
         const IFLA_INFO_KIND: u16 = 1;
+        const IFLA_INFO_DATA: u16 = 2;
         const IFLA_INFO_SLAVE_DATA: u16 = 5;
+        const IFLA_BR_GROUP_FWD_MASK: u16 = 9;
         const IFLA_BRPORT_LEARNING: u16 = 8;
+        const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+        const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
         const IFLA_BRPORT_ISOLATED: u16 = 33;
+        const IFLA_BRPORT_LOCKED: u16 = 39;
         let attributes = payload.get(IFINFOMSG..)?;
         let text = |kind| attribute(attributes, kind).map(string).unwrap_or_default();
         let number = |kind| attribute(attributes, kind).and_then(|v| u32_at(v, 0)).unwrap_or(0);
-        let port = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_SLAVE_DATA));
-        let switch = |kind| port.and_then(|port| attribute(port, kind)).is_some_and(|v| v != [0]);
+        let info = |kind| attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, kind));
+        let port = info(IFLA_INFO_SLAVE_DATA);
+        let known = |kind| port.and_then(|port| attribute(port, kind)).map(|v| v != [0]);
+        let switch = |kind| known(kind).unwrap_or(false);
+        let kind = info(IFLA_INFO_KIND).map(string).unwrap_or_default();
+        let bridge = info(IFLA_INFO_DATA).filter(|_| kind == "bridge");
         Some(Interface {
             family: payload[0],
             index: u32_at(payload, 4)?,
             name: text(IFLA_IFNAME),
-            kind: attribute(attributes, IFLA_LINKINFO)
-                .and_then(|info| attribute(info, IFLA_INFO_KIND))
-                .map(string)
-                .unwrap_or_default(),
+            kind,
             mac: attribute(attributes, IFLA_ADDRESS).unwrap_or_default().to_vec(),
             alias: text(IFLA_IFALIAS),
             peer: number(IFLA_LINK),
@@ -67,6 +81,12 @@ impl Interface {
             flags: u32_at(payload, 8)?,
             isolated: switch(IFLA_BRPORT_ISOLATED),
             learning: switch(IFLA_BRPORT_LEARNING),
+            floods: switch(IFLA_BRPORT_UNICAST_FLOOD) || switch(IFLA_BRPORT_MCAST_FLOOD),
+            locked: known(IFLA_BRPORT_LOCKED),
+            forward_mask: bridge
+                .and_then(|data| attribute(data, IFLA_BR_GROUP_FWD_MASK))
+                .and_then(|v| array(v, 0))
+                .map_or(0, u16::from_ne_bytes),
         })
     }
 }
@@ -82,6 +102,22 @@ pub fn statistics(payload: &[u8]) -> Option<[u64; 8]> {
         *counter = array(counters, 8 * at).map(u64::from_ne_bytes)?;
     }
     Some(found)
+}
+
+/// The interface that has an IPv4 address, and the address: reads a `struct ifaddrmsg` with its attributes.
+pub fn address(payload: &[u8]) -> Option<(u32, Ipv4Addr)> {
+    const IFADDRMSG: usize = 8;
+    const IFA_LOCAL: u16 = 2;
+    let local: [u8; 4] = attribute(payload.get(IFADDRMSG..)?, IFA_LOCAL).and_then(|v| array(v, 0))?;
+    Some((u32_at(payload, 4)?, local.into()))
+}
+
+/// Where a bridge has a MAC address, and whether for good: reads a `struct ndmsg`.
+pub fn entry(payload: &[u8]) -> Option<(u32, bool)> {
+    /// `NUD_NOARP`, linux/neighbour.h.
+    const STATIC: u16 = 0x40;
+    let state = array(payload, 8).map(u16::from_ne_bytes)?;
+    Some((u32_at(payload, 4)?, state & STATIC != 0))
 }
 
 /// The interface that a route leaves by: reads a `struct rtmsg` with its attributes.

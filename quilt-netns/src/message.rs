@@ -5,9 +5,10 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage as Rtnl;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkExtentMask,
 };
@@ -35,6 +36,10 @@ pub enum Message {
     GetLink { name: String },
     /// Asks which way an address is reached.
     GetRoute { to: Ipv4Addr },
+    /// Asks for all IPv4 addresses.
+    GetAddresses,
+    /// Asks where the bridge of this port has a MAC address.
+    GetFdb { name: String, mac: Mac },
     /// Makes a bridge, still down. With a MAC address of its own: else it takes the lowest of its ports', and changes it
     /// with them.
     NewBridge { name: String, mac: Mac },
@@ -84,7 +89,7 @@ impl Names<'_> {
 
 /// Of the addresses 01:80:c2:00:00:00 to 0f, all that a bridge may be told to treat as any other (`BR_GROUPFWD_RESTRICTED`,
 /// net/bridge/br_private.h, has the three that are left).
-const FORWARD_MASK: u16 = 0xfff8;
+pub(crate) const FORWARD_MASK: u16 = 0xfff8;
 
 /// The group is the address as it stands in a packet.
 pub(crate) fn group_of(address: Ipv4Addr) -> u32 {
@@ -103,7 +108,8 @@ fn no_ipv6() -> LinkAttribute {
 impl Message {
     /// Whether the kernel answers with what was asked rather than with an acknowledgement.
     pub fn is_question(&self) -> bool {
-        matches!(self, Message::GetLink { .. } | Message::GetRoute { .. })
+        use Message::{GetAddresses, GetFdb, GetLink, GetRoute};
+        matches!(self, GetLink { .. } | GetRoute { .. } | GetAddresses | GetFdb { .. })
     }
 
     /// The errno that means that somebody else, or an earlier try, did it.
@@ -126,6 +132,22 @@ impl Message {
             }
             Message::GetRoute { to } => {
                 (Rtnl::GetRoute(RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(*to, 32).build()), 0)
+            }
+            Message::GetAddresses => {
+                let mut address = AddressMessage::default();
+                address.header.family = AddressFamily::Inet;
+                (Rtnl::GetAddress(address), NLM_F_DUMP)
+            }
+            Message::GetFdb { name, mac } => {
+                let mut entry = NeighbourMessage::default();
+                entry.header = NeighbourHeader {
+                    family: AddressFamily::Bridge,
+                    ifindex: names.index(name),
+                    flags: NeighbourFlags::Controller,
+                    ..NeighbourHeader::default()
+                };
+                entry.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+                (Rtnl::GetNeighbour(entry), 0)
             }
             Message::NewBridge { name, mac } => {
                 let link = LinkMessageBuilder::<LinkBridge>::new(name)
@@ -229,6 +251,8 @@ impl fmt::Display for Message {
         match self {
             Message::GetLink { name } => write!(f, "RTM_GETLINK {name}"),
             Message::GetRoute { to } => write!(f, "RTM_GETROUTE {to}"),
+            Message::GetAddresses => f.write_str("RTM_GETADDR"),
+            Message::GetFdb { name, mac } => write!(f, "RTM_GETNEIGH {mac} dev {name} master"),
             Message::NewBridge { name, mac } => {
                 write!(f, "RTM_NEWLINK {name} address {mac} type bridge stp_state 0 mcast_snooping 0")
             }

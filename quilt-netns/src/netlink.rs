@@ -124,6 +124,35 @@ impl Netlink {
         }
     }
 
+    /// Sends a question that has a list for an answer (NLM_F_DUMP), and collects what is in it, without netlink's headers. The
+    /// kernel makes the next part of it as the one before is taken, so again nothing ever waits.
+    pub fn list<T: NetlinkSerializable>(&mut self, request: Request<T>) -> io::Result<Vec<Vec<u8>>> {
+        /// `NLMSG_DONE`, linux/netlink.h.
+        const DONE: u16 = 3;
+        let mut header = NetlinkHeader::default();
+        let sequence = self.sequence;
+        self.sequence += 1;
+        (header.sequence_number, header.flags) = (sequence, request.flags | NLM_F_REQUEST);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.payload));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut all = Vec::new();
+        let mut buffer: Vec<u8> = Vec::with_capacity(32 << 10);
+        loop {
+            buffer.clear();
+            self.socket.recv(&mut buffer, libc::MSG_DONTWAIT)?;
+            for message in messages(&buffer).filter(|message| message.sequence == sequence) {
+                match message.refusal(0) {
+                    Some(refusal) => return Err(io::Error::from_raw_os_error(refusal.errno)),
+                    None if message.kind == DONE => return Ok(all),
+                    None => all.push(message.payload.to_vec()),
+                }
+            }
+        }
+    }
+
     /// Subscribes to the announcements of all links: groups are bits, `RTMGRP_*` (rtnetlink(7)).
     pub fn subscribe(&mut self, groups: u32) -> io::Result<()> {
         self.socket.bind(&netlink_sys::SocketAddr::new(0, groups))

@@ -25,8 +25,8 @@ use quilt_record::{Code, Error, Instance, Step, lock};
 use crate::netlink::{Netlink, Refusal, Request};
 use crate::subnet::Subnet;
 
-pub use layout::{plan, removal, resolvers, wants_pinned};
-pub use look::{Firewall, Verdict, forward_policy, look, policy_questions, questions};
+pub use layout::{pins, plan, removal, resolvers, wants_pinned};
+pub use look::{Firewall, Verdict, forward_policy, is_pinned, look, pinned_set, policy_questions, questions};
 pub use message::{Chain, Message, Set};
 pub use term::{BRIDGES, Term};
 

@@ -6,11 +6,11 @@ use std::os::fd::OwnedFd;
 use quilt_record::{Container, Error, Instance};
 use serde::Serialize;
 
-use crate::check::notes;
+use crate::check::{is_routed, notes};
 use crate::execute::{Machine, find, host_socket, is_bridge};
 use crate::message::Message;
 use crate::plan::{Facts, connect};
-use crate::shared::{self, Place, port};
+use crate::shared::{self, Place, bridge_fault, port};
 use crate::step::Step;
 use crate::subnet::{Shard, Subnet};
 use crate::{nft, pin};
@@ -47,12 +47,13 @@ pub fn repair_shared(instance: &Instance) -> Result<Vec<Repaired>, Error> {
     for shard in (0..subnet.shards()).map(|k| subnet.shard(k)) {
         let name = shard.bridge(instance);
         let used = places.iter().any(|place| place.link.bridge == name);
-        let there = find(&mut socket, &name)?.is_some_and(|found| is_bridge(&found, shard));
-        if !used && !there {
+        let there = find(&mut socket, &name)?.filter(|found| is_bridge(found, shard));
+        if !used && there.is_none() {
             continue;
         }
         let mut machine = Machine::new(instance, subnet)?;
-        repair_shard(instance, &mut machine, shard, &servers, there, &mut done)?;
+        let fault = there.and_then(|found| bridge_fault(&found, shard));
+        repair_shard(instance, &mut machine, shard, &servers, fault, &mut done)?;
         pinned = Some(machine.is_pinned());
     }
     if let Some(pinned) = pinned {
@@ -67,7 +68,7 @@ fn repair_shard(
     machine: &mut Machine<'_>,
     shard: Shard,
     servers: &[std::net::Ipv4Addr],
-    there: bool,
+    fault: Option<String>,
     done: &mut Vec<Repaired>,
 ) -> Result<(), Error> {
     let (subnet, name) = (Subnet::of(instance, None, false)?, shard.bridge(instance));
@@ -94,8 +95,14 @@ fn repair_shard(
             done.push(Repaired::new("bridge", &name, format!("missing: {made}")));
         }
     }
-    if there && label.is_none() {
-        done.push(Repaired::new("bridge", &name, "it was down, or as another version of Quilt makes it"));
+    done.extend(fault.map(|fault| Repaired::new("bridge", &name, fault)));
+    if machine.is_pinned() && !nft::is_pinned(instance, None)? {
+        nft::send(&[nft::pins(instance)])?;
+        done.push(Repaired::new(
+            "firewall",
+            instance.name(),
+            format!("missing: elements of the {}", nft::pinned_set(instance)),
+        ));
     }
     if !facts.forwards {
         done.push(Repaired::new("forwarding", "net.ipv4.ip_forward", "it was off"));
@@ -111,20 +118,38 @@ pub fn repair_container(instance: &Instance, container: &Container, net: OwnedFd
     let Some(place) = Place::read(container)? else { return Ok(Vec::new()) };
     let subnet = Subnet::of(instance, None, false)?;
     let Some(shard) = subnet.shard_of(place.link.address) else { return Ok(Vec::new()) };
-    let (id, name) = (place.id.to_string(), place.link.host.clone());
     let mut machine = Machine::in_namespace(instance, subnet, net)?;
     machine.look(shard)?;
     let bridge = find(machine.host_socket(), &place.link.bridge)?.map_or(0, |found| found.index);
+    let mut done = repair_place(instance, &mut machine, &place, bridge, subnet, shard)?;
+    if !is_routed(machine.host_socket(), place.link.address, bridge)? {
+        let address = place.link.address;
+        let why = format!("another route to {address} is in the way (ip route get {address})");
+        done.push(Repaired { repaired: false, ..Repaired::new("host", "not Quilt's", why) });
+    }
+    Ok(done)
+}
+
+fn repair_place(
+    instance: &Instance,
+    machine: &mut Machine<'_>,
+    place: &Place,
+    bridge: u32,
+    subnet: Subnet,
+    shard: Shard,
+) -> Result<Vec<Repaired>, Error> {
+    let (id, name) = (place.id.to_string(), place.link.host.clone());
     let Some(found) = find(machine.host_socket(), &name)? else {
         machine.run(&connect(instance, &place.id, subnet, shard, place.link.address))?;
         return Ok(vec![Repaired::new("interface", id, format!("{name} was gone"))]);
     };
     let Some(fault) = place.fault(&found, bridge) else {
-        // What a look does not show.
+        let astray = place.astray(machine.host_socket(), found.index)?;
+        // What a look does not show, too.
         let rest =
             [vec![Message::GetLink { name: name.clone() }], port(&name, &place.id, place.link.address).collect()];
         machine.run(&rest.map(Step::Host))?;
-        return Ok(Vec::new());
+        return Ok(astray.into_iter().map(|fault| Repaired::new("port", &id, fault)).collect());
     };
     machine.run(&place.attach().map(Step::Host))?;
     Ok(vec![Repaired::new("port", id, fault)])

@@ -9,10 +9,10 @@ use quilt_record::process::boot_id;
 use quilt_record::{Container, Error, Id, Instance, Step as _, defence};
 use serde::Deserialize;
 
-use crate::execute::find;
+use crate::execute::{find, send};
 use crate::files;
-use crate::interface::Interface;
-use crate::message::{Message, group_of};
+use crate::interface::{Interface, entry};
+use crate::message::{FORWARD_MASK, Message, Names, group_of};
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::plan::{Facts, IP_FORWARD};
@@ -38,6 +38,22 @@ impl Label {
     /// Reads a bridge's alias; `None` if it is not ready, or was made by another version.
     pub fn read(alias: &str, shard: Shard) -> Option<Label> {
         [true, false].map(|pinned| Label { shard, pinned }).into_iter().find(|label| label.to_string() == alias)
+    }
+}
+
+/// What is wrong with a bridge; `None` if nothing is.
+pub fn bridge_fault(found: &Interface, shard: Shard) -> Option<String> {
+    let name = &found.name;
+    if found.flags & libc::IFF_UP as u32 == 0 {
+        Some(format!("{name} is down"))
+    } else if Label::read(&found.alias, shard).is_none() {
+        Some(format!("{name} is of another version of Quilt"))
+    } else if found.group != nft::BRIDGES {
+        Some(format!("the group of {name}"))
+    } else if found.forward_mask != FORWARD_MASK && !defence::out("pinned") {
+        Some(format!("{name} keeps frames from the firewall (group_fwd_mask {:#x})", found.forward_mask))
+    } else {
+        None
     }
 }
 
@@ -96,8 +112,32 @@ impl Place {
             Some(format!("the port {name} is not isolated"))
         } else if found.learning && pinned {
             Some(format!("the bridge learns from {name}"))
+        } else if found.floods && pinned {
+            Some(format!("the bridge floods {name}"))
+        } else if found.locked == Some(false) && pinned {
+            Some(format!("the port {name} is not locked"))
         } else {
             None
+        }
+    }
+
+    /// Whether the bridge has its MAC address elsewhere than at its port, which has this index, or not for good.
+    pub fn astray(&self, socket: &mut Netlink, port: u32) -> Result<Option<String>, Error> {
+        if defence::out("pinned") {
+            return Ok(None);
+        }
+        let (name, mac) = (self.link.host.clone(), Mac::container(self.link.address));
+        let fault = format!("the bridge's entry for {mac} at {name}");
+        let names = [(name.clone(), port)];
+        match send(socket, &[Message::GetFdb { name, mac }], &Names { indices: &names, netns: None }) {
+            Ok(answers) => {
+                let at = answers.told.first().and_then(|(_, payload)| entry(payload));
+                Ok((at != Some((port, true))).then_some(fault))
+            }
+            Err(e) if e.errno == Some(libc::ENOENT) => Ok(Some(fault)),
+            // It went meanwhile, or is no port any more: that is seen at the next look.
+            Err(e) if matches!(e.errno, Some(libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 

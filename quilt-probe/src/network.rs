@@ -132,7 +132,10 @@ fn ask(
                 Event::Ready(_) => {}
                 Event::Late => {
                     let limit = seconds(LIMIT);
-                    return Err(no(format!("no ARP answer from the gateway {} within {limit}", link.gateway)));
+                    return Err(no(format!(
+                        "no ARP answer from the gateway {} within {limit}: try `quilt repair`",
+                        link.gateway
+                    )));
                 }
             },
         }

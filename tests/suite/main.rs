@@ -38,6 +38,7 @@ mod plan;
 mod probe;
 mod prober;
 mod repair;
+mod repair_parts;
 mod run;
 mod seed;
 mod signals;

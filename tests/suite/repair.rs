@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use crate::harness::{IP_FORWARD, Run, SETTLE, World, eventually};
 
-fn ip(args: &str) -> String {
+pub fn ip(args: &str) -> String {
     Run::new("ip").args(&args.split(' ').collect::<Vec<_>>()).go().ok().stdout
 }
 
-fn link(record: &Value, key: &str) -> String {
+pub fn link(record: &Value, key: &str) -> String {
     record["netns"]["have"]["link"][key].as_str().unwrap().to_owned()
 }
 
 /// A message of nftables: number, flags, family, attributes.
-type Message<'a> = (u16, u16, u8, &'a [(u16, &'a [u8])]);
+pub type Message<'a> = (u16, u16, u8, &'a [(u16, &'a [u8])]);
 
 /// Sends messages to nftables in one transaction, as nft(8) would; there may be no nft.
-fn nft(messages: &[Message<'_>]) {
+pub fn nft(messages: &[Message<'_>]) {
     const SUBSYSTEM: u16 = 10;
     const REQUEST_ACK: u16 = 5;
     let mut bytes = Vec::new();
@@ -56,18 +56,18 @@ fn nft(messages: &[Message<'_>]) {
 }
 
 const IP: u8 = 2;
-const BRIDGE: u8 = 7;
+pub const BRIDGE: u8 = 7;
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const DELRULE: u16 = 8;
 const CREATE: u16 = 0x400;
 
-fn text(name: &str) -> Vec<u8> {
+pub fn text(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }
 
-fn table(world: &World) -> Vec<u8> {
+pub fn table(world: &World) -> Vec<u8> {
     text(&quilt_record::Instance::locate(Some(&world.root)).unwrap().name())
 }
 
@@ -78,7 +78,7 @@ fn flush(world: &World) {
 }
 
 /// What a probe says of the network, which must not be right; what is missing.
-fn missing(world: &World, name: &str) -> Vec<String> {
+pub fn missing(world: &World, name: &str) -> Vec<String> {
     let out = world.quilt(&["probe", name]);
     let error = out.failed("quilt-probe", "not_ready");
     assert!(error["message"].as_str().unwrap().contains("quilt repair"), "{error}");
@@ -90,7 +90,7 @@ fn missing(world: &World, name: &str) -> Vec<String> {
 }
 
 /// Runs `quilt repair`; kind and name of each thing that was repaired.
-fn repair(world: &World, args: &[&str]) -> Vec<(String, String)> {
+pub fn repair(world: &World, args: &[&str]) -> Vec<(String, String)> {
     let out = world.quilt(&[&["repair"], args].concat()).ok();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let pair = |one: &Value| {
@@ -102,7 +102,7 @@ fn repair(world: &World, args: &[&str]) -> Vec<(String, String)> {
 }
 
 /// Whether the container can be reached from the host, and reach it.
-fn connected(world: &World, name: &str) {
+pub fn connected(world: &World, name: &str) {
     let address = link(&world.quilt(&["inspect", name]).ok().record(), "address");
     Run::new("busybox").args(&["ping", "-c", "1", "-W", "2", &address]).go().ok();
     let pid = world.init(name).to_string();
@@ -111,7 +111,7 @@ fn connected(world: &World, name: &str) {
 }
 
 /// All that there is of links, routes, tables and chains, but for what depends on the order in which it was made.
-fn host(world: &World) -> Vec<String> {
+pub fn host(world: &World) -> Vec<String> {
     let counted = ["port_id", "port_no", "designated_port", "forward_delay_timer", "gc_timer"];
     let shown = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
@@ -133,7 +133,7 @@ fn host(world: &World) -> Vec<String> {
 }
 
 /// All is as it was: links tell of their carriers later than they have them.
-fn same(world: &World, before: &[String]) {
+pub fn same(world: &World, before: &[String]) {
     let done = eventually(SETTLE, || host(world) == before);
     assert!(done, "{:#?}\nwas\n{before:#?}", host(world));
 }

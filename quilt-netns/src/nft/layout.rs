@@ -90,12 +90,33 @@ fn chains(instance: &Instance, subnet: Subnet, pinned: bool) -> Vec<Rules> {
     all
 }
 
+/// A key of the set of equal bytes: a byte of a group at its place, and three more of it.
+fn equal(group: [u8; 4], byte: u8) -> Vec<u8> {
+    [group, [byte, 0, 0, 0], [byte, 0, 0, 0], [byte, 0, 0, 0]].concat()
+}
+
 /// The keys of the set of equal bytes: the two bytes of an address that are not the whole subnet's, one at a time.
-fn equal_bytes() -> Vec<Vec<u8>> {
-    let key = |group: [u8; 4], byte: u8| [group, [byte, 0, 0, 0], [byte, 0, 0, 0], [byte, 0, 0, 0]].concat();
-    let third = (0..=255).map(|byte| key([0, 0, byte, 0], byte));
+pub(super) fn equal_bytes() -> Vec<Vec<u8>> {
+    let third = (0..=255).map(|byte| equal([0, 0, byte, 0], byte));
     // The last byte's 0 is the same as the third's.
-    third.chain((1..=255).map(|byte| key([0, 0, 0, byte], byte))).collect()
+    third.chain((1..=255).map(|byte| equal([0, 0, 0, byte], byte))).collect()
+}
+
+/// Those of them that the frames of one address are compared with.
+pub(super) fn bytes_of(address: Ipv4Addr) -> Vec<Vec<u8>> {
+    let [.., third, last] = address.octets();
+    vec![equal([0, 0, third, 0], third), equal([0, 0, 0, last], last)]
+}
+
+/// What fills the set of equal bytes.
+pub fn pins(instance: &Instance) -> Message {
+    Message::Elements {
+        family: Family::Bridge,
+        table: instance.name(),
+        set: PINNED,
+        keys: equal_bytes(),
+        text: "every byte, three times, at its place in the group".to_owned(),
+    }
 }
 
 /// The keys of a name server: what `Term::Resolver` looks up.
@@ -118,13 +139,7 @@ pub fn plan(instance: &Instance, subnet: Subnet, pinned: bool) -> Vec<Message> {
     if pinned {
         let set = Set { name: PINNED, types: &["ipv4_addr", "inet_proto", "inet_proto", "inet_proto"] };
         all.push(Message::NewSet { family: Family::Bridge, table: table.clone(), set });
-        all.push(Message::Elements {
-            family: Family::Bridge,
-            table: table.clone(),
-            set: PINNED,
-            keys: equal_bytes(),
-            text: "every byte, three times, at its place in the group".to_owned(),
-        });
+        all.push(pins(instance));
     }
     for Rules { family, chain, rules } in chains(instance, subnet, pinned) {
         let name = chain.name;

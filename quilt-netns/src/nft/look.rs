@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use netlink_packet_netfilter::NetfilterProtoFamily as Family;
 use quilt_record::{Error, Instance, Step};
 
-use super::layout::{RESOLVERS, expected, resolver_keys};
+use super::layout::{PINNED, RESOLVERS, bytes_of, equal_bytes, expected, resolver_keys};
 use super::message::{Message, family_name};
 use super::open;
 use crate::netlink::attribute_u32_be;
@@ -69,6 +69,32 @@ pub fn look(instance: &Instance, subnet: Subnet, pinned: bool, servers: &[Ipv4Ad
     let asked = servers.iter().enumerate().filter(|(i, _)| told(expected.len() + i).is_none());
     found.unknown.extend(asked.map(|(_, server)| *server));
     Ok(found)
+}
+
+/// How many elements are asked for at a time: as many answers as a socket has room for.
+const AT_A_TIME: usize = 64;
+
+/// Whether the set that addresses are pinned by has all that is for this one, or all that there should be.
+pub fn is_pinned(instance: &Instance, address: Option<Ipv4Addr>) -> Result<bool, Error> {
+    let mut socket = open()?;
+    for keys in address.map_or_else(equal_bytes, bytes_of).chunks(AT_A_TIME) {
+        let question = |key: &Vec<u8>| {
+            let (table, key) = (instance.name(), key.clone());
+            Message::GetElement { family: Family::Bridge, table, set: PINNED, key, text: String::new() }.encode()
+        };
+        let requests = keys.iter().map(question).collect();
+        let answers =
+            socket.batch(requests, keys.len() - 1, true).step(|| format!("look at {}", pinned_set(instance)))?;
+        if !answers.refused.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The set, as nft(8) calls it.
+pub fn pinned_set(instance: &Instance) -> String {
+    format!("set {} {} {PINNED}", family_name(Family::Bridge), instance.name())
 }
 
 /// What the host's own firewall does by default with what it forwards.
