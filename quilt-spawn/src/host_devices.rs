@@ -1,10 +1,8 @@
 //! The host's devices, for `--privileged`.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-use nix::sys::stat::{major, minor};
 
 use quilt_record::have::Device;
 
@@ -31,20 +29,10 @@ fn look(dir: &Path, devices: &mut Vec<Device>) {
     for entry in entries.flatten() {
         let path = entry.path();
         let (Ok(found), false) = (entry.metadata(), is_everybodys(&path)) else { continue };
-        let kind = found.file_type();
-        if kind.is_dir() && found.dev() == own.dev() {
+        if found.is_dir() && found.dev() == own.dev() {
             look(&path, devices);
-        } else if let (true, Some(path)) = (kind.is_char_device() || kind.is_block_device(), path.to_str()) {
-            devices.push(Device {
-                path: path.to_owned(),
-                kind: if kind.is_block_device() { 'b' } else { 'c' },
-                major: major(found.rdev()) as u32,
-                minor: minor(found.rdev()) as u32,
-                access: "rwm".to_owned(),
-                mode: found.mode() & 0o7777,
-                uid: found.uid(),
-                gid: found.gid(),
-            });
+        } else if let Some(name) = path.to_str() {
+            devices.extend(Device::of(&found, name.to_owned(), "rwm".to_owned()));
         }
     }
 }

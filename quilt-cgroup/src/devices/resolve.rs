@@ -1,10 +1,8 @@
 //! `--device`: from words to the devices of this host.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use nix::sys::stat::{major, minor};
 use quilt_record::error::{Code, Error, Step as _};
 use quilt_record::have::Device;
 
@@ -112,8 +110,7 @@ fn is_common(device: &Device) -> Option<bool> {
 fn find(path: &Path, inside: &Path, access: Access, depth: u32, found: &mut Vec<Device>) -> std::io::Result<()> {
     // Not opened: that alone starts some devices.
     let about = fs::symlink_metadata(path)?;
-    let kind = about.file_type();
-    if kind.is_dir() && depth > 0 {
+    if about.is_dir() && depth > 0 {
         let mut names = fs::read_dir(path)?.map(|entry| entry.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>()?;
         names.sort();
         for name in names.iter().filter(|name| OWN.iter().all(|own| *name != own)) {
@@ -126,18 +123,8 @@ fn find(path: &Path, inside: &Path, access: Access, depth: u32, found: &mut Vec<
         }
         return Ok(());
     }
-    let Some(text) = inside.to_str() else { return Ok(()) };
-    if kind.is_char_device() || kind.is_block_device() {
-        found.push(Device {
-            path: text.to_owned(),
-            kind: if kind.is_block_device() { 'b' } else { 'c' },
-            major: major(about.rdev()) as u32,
-            minor: minor(about.rdev()) as u32,
-            access: access.to_string(),
-            mode: about.mode() & 0o777,
-            uid: about.uid(),
-            gid: about.gid(),
-        });
+    if let Some(text) = inside.to_str() {
+        found.extend(Device::of(&about, text.to_owned(), access.to_string()));
     }
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! A device of the host that a container may use.
 
 use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::str::FromStr;
 
+use nix::sys::stat::{major, minor};
 use serde::{Deserialize, Serialize};
 
 /// A device of the host that a container may use.
@@ -24,6 +27,21 @@ pub struct Device {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+}
+
+impl Device {
+    /// The device whose file this is about, with its permissions and no other bits of its mode; `None` if it is no
+    /// device's.
+    pub fn of(about: &Metadata, path: String, access: String) -> Option<Device> {
+        let kind = match about.file_type() {
+            kind if kind.is_block_device() => 'b',
+            kind if kind.is_char_device() => 'c',
+            _ => return None,
+        };
+        let (major, minor) = (major(about.rdev()) as u32, minor(about.rdev()) as u32);
+        let mode = about.mode() & 0o777;
+        Some(Device { path, kind, major, minor, access, mode, uid: about.uid(), gid: about.gid() })
+    }
 }
 
 /// `/dev/net/tun c 10:200 rwm 0666 0:0`, as a plan has it.
@@ -60,6 +78,15 @@ impl FromStr for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_what_its_file_says() -> std::io::Result<()> {
+        let of =
+            |path: &str| Ok::<_, std::io::Error>(Device::of(&std::fs::metadata(path)?, "/dev/x".into(), "rw".into()));
+        assert_eq!(of("/dev/null")?.map(|d| (d.kind, d.major, d.minor)), Some(('c', 1, 3)));
+        assert_eq!((of("/")?, of("/proc/self/status")?), (None, None));
+        Ok(())
+    }
 
     #[test]
     fn what_a_plan_says_can_be_read() {
