@@ -71,7 +71,8 @@ impl Policy {
             Keeper::V1(dir) => self.write(dir),
             Keeper::V2(dir) => match attach(&self.rules, dir) {
                 Ok(()) => Ok(Vec::new()),
-                Err(e) => self.do_without(&format!("bpf(2): {}", describe(&e))),
+                Err(e) if is_not_to_be_had(&e) => self.do_without(&format!("bpf(2): {}", describe(&e))),
+                Err(e) => Err(Error::os(format!("attach a device program to {}", dir.display()), e)),
             },
             Keeper::Nobody => self.do_without("neither v1's devices controller nor a v2 tree is mounted"),
         }
@@ -153,6 +154,14 @@ fn allow_one(file: &mut File, rule: Rule) -> io::Result<()> {
     }
 }
 
+/// Whether this kernel has no such programs, or not for this process: without CAP_BPF, in a container whose filter or whose
+/// user namespace refuses them, below a cgroup that allows none of its own. All else is a failure, and the next try may
+/// not fail.
+fn is_not_to_be_had(e: &io::Error) -> bool {
+    use Errno::{EACCES, EINVAL, ENOSYS, EOPNOTSUPP, EPERM};
+    [EPERM, EACCES, ENOSYS, EINVAL, EOPNOTSUPP].contains(&Errno::from_raw(e.raw_os_error().unwrap_or_default()))
+}
+
 fn describe(e: &io::Error) -> &'static str {
     Errno::from_raw(e.raw_os_error().unwrap_or_default()).desc()
 }
@@ -199,6 +208,17 @@ mod tests {
         assert_eq!(text(false, true), format!("attach a device program to /u/q/x: {rules}"));
         assert_eq!(text(false, false), "");
         assert_eq!(Policy::new(&layout(true, true), Path::new("q/x"), &devices, true).lines(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_what_no_try_can_get_is_done_without() {
+        let is = |errno: Errno| is_not_to_be_had(&io::Error::from(errno));
+        for errno in [Errno::EPERM, Errno::EACCES, Errno::ENOSYS, Errno::EINVAL, Errno::EOPNOTSUPP] {
+            assert!(is(errno), "{errno}");
+        }
+        for errno in [Errno::ENOMEM, Errno::EAGAIN, Errno::EMFILE, Errno::E2BIG, Errno::ENOENT, Errno::EBUSY] {
+            assert!(!is(errno), "{errno}");
+        }
     }
 
     #[test]
