@@ -242,7 +242,7 @@ mod tests {
             "host: NFT_MSG_NEWCHAIN ip NAME input { type filter hook input priority 0; policy accept; }",
             "host: NFT_MSG_NEWRULE ip NAME input iifname \"vq*\" drop",
             "host: NFT_MSG_NEWRULE ip NAME input iifname != \"BRIDGE*\" accept",
-            "host: NFT_MSG_NEWRULE ip NAME input ct state established,related accept",
+            "host: NFT_MSG_NEWRULE ip NAME input ct state established accept",
             "host: NFT_MSG_NEWRULE ip NAME input ip daddr 10.42.0.1 icmp type echo-request accept",
             "host: NFT_MSG_NEWRULE ip NAME input ip daddr . meta l4proto . th dport @resolvers accept",
             "host: NFT_MSG_NEWRULE ip NAME input ip daddr 169.254.0.0/16 drop",
@@ -267,7 +267,7 @@ mod tests {
             "host: NFT_MSG_NEWSETELEM ip NAME resolvers { 10.0.0.2 . { udp, tcp } . 53 }",
             "host: NFT_MSG_GETCHAIN ip filter FORWARD",
             "host: NFT_MSG_GETCHAIN ip filter DOCKER-USER",
-            "host: RTM_NEWLINK BRIDGE1 alias \"quilt 10.42.4.0/22 layout 2\"",
+            "host: RTM_NEWLINK BRIDGE1 alias \"quilt 10.42.4.0/22 layout 3\"",
             "mount tmpfs on ROOT/run/ns, private",
         ];
         assert_eq!(lines(&Want::default(), false), [&LEASE[..], &cold, &INSIDE, &CONNECT].concat());

@@ -30,7 +30,7 @@ pub struct Label {
 
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "quilt {} layout 2{}", self.shard, if self.pinned { "" } else { " unpinned" })
+        write!(f, "quilt {} layout 3{}", self.shard, if self.pinned { "" } else { " unpinned" })
     }
 }
 

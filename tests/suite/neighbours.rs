@@ -293,6 +293,41 @@ fn the_hosts_services_are_out_of_reach_but_for_name_servers() {
 }
 
 #[test]
+fn nobody_tells_lies_about_what_the_host_sends_to_others() {
+    // ICMP says that the port is unreachable, with the packet in it that the host sent to somebody else.
+    let lie = "import socket, struct, sys\n\
+               host, other, mine, theirs = sys.argv[1:]\n\
+               def sum(data):\n\
+               \x20total = 0\n\
+               \x20for (word,) in struct.iter_unpack('!H', data): total += word\n\
+               \x20return ~(total % 65535) & 65535\n\
+               sent = struct.pack('!BBHHHBBH4s4s', 69, 0, 29, 0, 0, 64, 17, 0, socket.inet_aton(host), socket.inet_aton(other))\n\
+               sent = sent[:10] + struct.pack('!H', sum(sent)) + sent[12:] + struct.pack('!HHHH', int(mine), int(theirs), 9, 0)\n\
+               error = struct.pack('!BBHI', 3, 3, 0, 0) + sent\n\
+               error = error[:2] + struct.pack('!H', sum(error)) + error[4:]\n\
+               socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).sendto(error, (host, 0))";
+    let done = attack("lies", "input-drop", |world| {
+        let far = outside(world, &[]);
+        // Who does not answer.
+        ip("neigh add 192.0.2.3 lladdr 02:00:00:00:00:03 dev out0");
+        world.create("attacker", &[]);
+        let pid = world.init("attacker").to_string();
+        let socket = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
+        socket.connect("192.0.2.3:9999").unwrap();
+        socket.send(b"x").unwrap();
+        let port = socket.local_addr().unwrap().port().to_string();
+        inside(world, &pid, &["python3", "-c", lie, "192.0.2.1", "192.0.2.3", &port, "9999"]).go().ok();
+        socket.set_read_timeout(Some(patient(Duration::from_millis(300)))).unwrap();
+        let heard = socket.recv(&mut [0]).unwrap_err();
+        end(far);
+        let _ = Run::new("ip").args(&["link", "del", "out0"]).go();
+        let refused = heard.kind() == std::io::ErrorKind::ConnectionRefused;
+        refused.then(|| heard.to_string()).into_iter().collect()
+    });
+    assert_eq!(done.len(), 1);
+}
+
+#[test]
 fn what_a_bridge_passes_on_itself_reaches_nobody() {
     // To 01:80:c2:00:00:02 and 0e: a bridge gives those to the host at the port, as if there were no bridge.
     let send = "import socket, struct, sys\nexec(sys.argv[1].split('ears =')[0])\nmouth = opened(attacker, 'eth0')\n\

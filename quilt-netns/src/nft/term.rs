@@ -40,7 +40,8 @@ pub enum Term {
     To { network: Ipv4Addr, prefix: u8 },
     /// The destination is a resolver, at port 53.
     Resolver,
-    /// It answers what the host has begun, or tells of an error in it.
+    /// It answers what the host has begun. That it tells of an error in it is not enough: the kernel takes that from whom the
+    /// host never sent anything (`nf_conntrack_inet_error`, net/netfilter/nf_conntrack_proto_icmp.c).
     Answer,
     /// It is an ICMP echo request.
     Ping,
@@ -135,17 +136,17 @@ fn verdict(code: u32) -> Vec<Expressions> {
     vec![Expressions::Immediate(vec![Immediate::DestinationRegister(Register::Verdict), Immediate::Data(verdict)])]
 }
 
-/// `ct state established,related`. The crate has no such expression: linux/netfilter/nf_tables.h, nf_conntrack_common.h.
+/// `ct state established`. The crate has no such expression: linux/netfilter/nf_tables.h, nf_conntrack_common.h.
 fn answer() -> Vec<Expressions> {
     const NFTA_CT_DREG: u16 = 1;
     const NFTA_CT_KEY: u16 = 2;
     const NFT_CT_STATE: u32 = 0;
-    const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
+    const ESTABLISHED: u32 = 1 << 1;
     let attribute = |kind, number: u32| DefaultNla::new(kind, number.to_be_bytes().to_vec());
     let attributes = vec![attribute(NFTA_CT_DREG, u32::from(Register::Reg1)), attribute(NFTA_CT_KEY, NFT_CT_STATE)];
     vec![
         Expressions::Other { expression_type: "ct".to_owned(), attributes },
-        mask(Register::Reg1, &ESTABLISHED_OR_RELATED.to_ne_bytes()),
+        mask(Register::Reg1, &ESTABLISHED.to_ne_bytes()),
         compare(NotEqual, &[0; 4]),
     ]
 }
@@ -252,7 +253,7 @@ impl fmt::Display for Term {
             Term::To { network, prefix: 32 } => write!(f, "ip daddr {network}"),
             Term::To { network, prefix } => write!(f, "ip daddr {network}/{prefix}"),
             Term::Resolver => write!(f, "ip daddr . meta l4proto . th dport @{RESOLVERS}"),
-            Term::Answer => f.write_str("ct state established,related"),
+            Term::Answer => f.write_str("ct state established"),
             Term::Ping => f.write_str("icmp type echo-request"),
             Term::Ip => f.write_str("ether type ip ether daddr & 01:00:00:00:00:00 == 0"),
             Term::Arp => f.write_str("ether type arp arp htype 1 ptype ip hlen 6 plen 4"),
