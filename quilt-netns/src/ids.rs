@@ -1,7 +1,8 @@
 //! Whose ids a container's are: the host's own, or a block of them that no one else has.
 //!
 //! A container's block follows from its address: one lease is enough for both, and nothing is asked of the disk. Those
-//! without an address, and the few whose address is beyond the first half of the blocks, lease one of the second half.
+//! without an address, and the few whose address is beyond the first half of the blocks, lease one of the second half. Of a
+//! small range all are leased: the half that belongs to addresses would lie idle, but for the few that are in use.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ use crate::{kept, trial};
 
 /// How many ids a container gets: what fits 16 bits, so that `nobody` (65534) is among them.
 pub const BLOCK: u32 = 1 << 16;
+
+/// A range of fewer blocks is small: half of them would not do for the addresses of the first bridge.
+const SMALL: u32 = 1 << 11;
 
 /// The setting's name.
 pub(crate) const RANGE: &str = "userns-range";
@@ -57,15 +61,20 @@ impl Range {
         IdMap { uid: first, gid: first, size: BLOCK }
     }
 
+    /// How many blocks, from the first, go with addresses.
+    fn followers(self) -> u32 {
+        if self.blocks() < SMALL { 0 } else { self.blocks() / 2 }
+    }
+
     /// The number of the block that goes with an address, if one does.
     pub fn follows(self, subnet: Subnet, address: Ipv4Addr) -> Option<u32> {
-        Some(subnet.index(address)).filter(|index| *index < self.blocks() / 2)
+        Some(subnet.index(address)).filter(|index| *index < self.followers())
     }
 
     /// The numbers of the blocks that are leased by themselves, in the order in which they are tried for an id with this
     /// hash.
     fn candidates(self, hash: u64) -> impl Iterator<Item = u32> {
-        let first = self.blocks() / 2;
+        let first = self.followers();
         let count = self.blocks() - first;
         (0..count).map(move |i| first + ((hash % u64::from(count)) as u32 + i) % count)
     }
@@ -248,7 +257,8 @@ mod tests {
     #[test]
     fn blocks_are_in_the_range_and_of_one_kind_each() {
         let subnet = Subnet::default();
-        for range in [Range::default(), Range { first: 100_000, count: 5 * BLOCK + 7 }] {
+        for blocks in [2, 5, SMALL - 1, SMALL, SMALL + 1, 1 << 14] {
+            let range = Range { first: 1 << 30, count: blocks * BLOCK + 7 };
             let follow: BTreeSet<u32> =
                 (0..1 << 16).filter_map(|i| range.follows(subnet, Ipv4Addr::from(0x0a2a_0000 + i))).collect();
             let leased: BTreeSet<u32> = range.candidates(0xdead_beef).collect();
@@ -259,6 +269,8 @@ mod tests {
             assert!(last.check().is_ok() && last.uid + last.size <= range.first + range.count);
             assert!(range.meets(range.block(0)) && range.meets(last));
             assert!(!range.meets(IdMap { uid: 1, gid: 1, size: range.first - 1 }));
+            // A block for every address would be idle with every other.
+            assert!(follow.is_empty() == (range.blocks() < SMALL), "{range}");
         }
     }
 }
