@@ -16,6 +16,8 @@ pub struct Mount<'a> {
     pub id: u64,
     /// The number of the mount that it is on.
     pub parent: u64,
+    /// The file system: `8:1`.
+    pub device: Cow<'a, str>,
     /// The directory of the file system that is its root.
     pub root: Cow<'a, Path>,
     /// Where it is mounted, as the reader of the table sees it.
@@ -45,13 +47,13 @@ impl<'a> Mount<'a> {
         let text = |text: &'a [u8]| String::from_utf8_lossy(text);
         let mut fields = line.split(|byte| *byte == b' ');
         let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
-        let (root, point) = (plain(fields.nth(1)?)?, plain(fields.next()?)?);
+        let (device, root, point) = (text(fields.next()?), plain(fields.next()?)?, plain(fields.next()?)?);
         let options = text(fields.next()?);
         // Optional fields, up to a dash.
         fields.find(|field| *field == b"-")?;
         let fstype = text(fields.next()?);
         let super_options = text(fields.nth(1)?);
-        Some(Mount { id, parent, root, point, options, fstype, super_options })
+        Some(Mount { id, parent, device, root, point, options, fstype, super_options })
     }
 
     /// Whether it has the option, or its file system.
@@ -84,6 +86,7 @@ mod tests {
         Mount {
             id: 36,
             parent: 35,
+            device: "98:0".into(),
             root: path(root),
             point: path(point),
             options: options.into(),
@@ -102,8 +105,12 @@ mod tests {
         let odd = Path::new(OsStr::from_bytes(b"/\xff"));
         let expected = [
             mount("/mnt 2\\\nx", "/a b", "rw,noatime", "ext3", "rw,errors=continue"),
-            mount("/proc", "/", "rw", "proc", "rw"),
-            Mount { point: odd.into(), ..mount("", "/", "ro", "overlay", "rw,lowerdir=/\u{fffd}") },
+            Mount { device: "0:26".into(), ..mount("/proc", "/", "rw", "proc", "rw") },
+            Mount {
+                device: "0:5".into(),
+                point: odd.into(),
+                ..mount("", "/", "ro", "overlay", "rw,lowerdir=/\u{fffd}")
+            },
         ];
         assert_eq!(seen, expected);
         assert!(seen[0].has("noatime") && seen[0].has("errors=continue") && !seen[0].has("atime"));

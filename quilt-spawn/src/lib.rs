@@ -16,6 +16,7 @@ mod extra;
 mod files;
 mod host_devices;
 mod inside;
+mod own;
 mod start;
 mod sysctl;
 mod tmpfs;
@@ -23,8 +24,11 @@ mod undo;
 mod volume;
 mod want;
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use quilt_record::confine::CapSet;
 use quilt_record::idmap::IdMap;
@@ -36,6 +40,7 @@ use serde::de::IgnoredAny;
 
 use extra::Extra;
 use masks::Present;
+use own::Own;
 use plan::{Input, plan};
 use volume::{Source, Volume};
 
@@ -109,16 +114,13 @@ fn absent(stage: &str, what: &str) -> Error {
     Error::new(Code::NotFound, step, format!("it {what}: run quilt-{stage} for this container first"))
 }
 
-/// This instance's state, and the machine's own, where they really are.
-fn own_state(instance: &Instance) -> Vec<PathBuf> {
-    let own = [instance.state(), instance.run(), Path::new("/var/lib/quilt"), Path::new("/run/quilt")];
-    own.iter().filter_map(|path| path.canonicalize().ok()).collect()
-}
-
 /// What the volumes are of. Found here, and never again by their paths.
 fn sources(instance: &Instance, input: &Input) -> Result<Vec<(Volume, Source)>, Error> {
     let volumes: Vec<&Volume> = input.extras.iter().filter_map(Extra::volume).collect();
-    let own = if volumes.is_empty() { Vec::new() } else { own_state(instance) };
+    if volumes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = Own::find(instance)?;
     volumes.into_iter().map(|volume| Ok((volume.clone(), volume::find(volume, &own)?))).collect()
 }
 
@@ -132,13 +134,13 @@ fn hidden(instance: &Instance, is_directory: bool, lower: &[PathBuf]) -> Result<
     if !is_directory {
         return Ok(Vec::new());
     }
-    let real = own_state(instance);
-    let lower = lower.canonicalize().unwrap_or_else(|_| lower.clone());
-    if real.iter().any(|state| lower.starts_with(state)) {
-        let message = format!("{} belongs to Quilt's own state", lower.display());
-        return Err(Error::new(Code::Invalid, "use the image", message));
+    let step = || format!("use the image {}", lower.display());
+    let dir = openat(AT_FDCWD, lower, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
+    match Own::find(instance)?.within(dir.as_fd()) {
+        Ok(Some(below)) => Ok(below.iter().map(|path| Path::new("/").join(path)).collect()),
+        Ok(None) => Err(Error::new(Code::Invalid, step(), "it belongs to Quilt's own state")),
+        Err(e) => Err(Error { step: step(), ..e }),
     }
-    Ok(plan::inside(&lower, &real))
 }
 
 /// For a dry run: what the tools before would have made, as far as it can be known.

@@ -1,7 +1,7 @@
 //! What spawn does, as a list: pure, so that it can be printed instead of done. The text of a step is the line of a dry
 //! run and the `step` of the error if it fails.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use quilt_record::confine::Rules;
 use quilt_record::have::{Device, Hierarchy};
@@ -238,15 +238,6 @@ pub fn plan(input: &Input) -> Vec<Step> {
     steps
 }
 
-/// What of `hidden` is inside an image that is a directory of the host, as paths inside the container: the outermost only.
-pub fn inside(lower: &Path, hidden: &[PathBuf]) -> Vec<PathBuf> {
-    let mut below: Vec<PathBuf> =
-        hidden.iter().filter_map(|path| path.strip_prefix(lower).ok()).map(|path| Path::new("/").join(path)).collect();
-    below.sort();
-    below.dedup_by(|next, kept| next.starts_with(kept));
-    below
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,13 +365,5 @@ setns to the user namespace that owns /q/run/ns/c, as its root";
         assert_eq!(lines[2], "clone with new mnt uts ipc namespaces, in the cgroup init; write /cg/pids/c/tasks: 0");
         assert!(!lines.iter().any(|line| line.starts_with("setns") || line.contains("/q/c/log")));
         assert_eq!(lines.last().map(String::as_str), Some("exec quilt-init"));
-    }
-
-    #[test]
-    fn what_is_inside_a_directory_of_the_host() {
-        let hidden = ["/var/lib/quilt", "/var/lib/quilt/run", "/run/quilt"].map(PathBuf::from);
-        assert_eq!(inside(Path::new("/"), &hidden), ["/run/quilt", "/var/lib/quilt"].map(PathBuf::from));
-        assert_eq!(inside(Path::new("/var"), &hidden), ["/lib/quilt"].map(PathBuf::from));
-        assert!(inside(Path::new("/srv"), &hidden).is_empty());
     }
 }

@@ -5,18 +5,17 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, readlink};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use quilt_record::error::Step as _;
 use quilt_record::{Code, Error, sys};
 
 use crate::extra;
-use crate::inside::path_of;
+use crate::own::Own;
 
 /// One, as it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +89,7 @@ pub struct Tree {
 }
 
 /// Looks at a source. What belongs to Quilt itself is refused: a container that can write there can do all that Quilt can.
-pub fn find(volume: &Volume, own: &[PathBuf]) -> Result<Source, Error> {
+pub fn find(volume: &Volume, own: &Own) -> Result<Source, Error> {
     let step = || format!("use {} as a volume", volume.source.display());
     let path = openat(AT_FDCWD, &volume.source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
     let path = path.map_err(|e| match e {
@@ -98,13 +97,8 @@ pub fn find(volume: &Volume, own: &[PathBuf]) -> Result<Source, Error> {
         e => Error::os(step(), e),
     })?;
     let found = fstat(&path).step(step)?;
-    let real = PathBuf::from(readlink(&path_of(path.as_fd())).step(step)?);
-    let number = (found.st_dev, found.st_ino);
-    // By number, too: a bind mount of the same directory has another path.
-    let contains = |own: &Path| own.ancestors().any(|dir| dir.metadata().is_ok_and(|m| (m.dev(), m.ino()) == number));
-    if let Some(own) = own.iter().find(|own| real.starts_with(own) || contains(own)) {
-        let how = if real.starts_with(own) { "belongs to" } else { "contains" };
-        return Err(Error::new(Code::Invalid, step(), format!("it {how} Quilt's own state, {}", own.display())));
+    if let Some(why) = own.shown_by(path.as_fd()).map_err(|e| Error { step: step(), ..e })? {
+        return Err(Error::new(Code::Invalid, step(), why));
     }
     Ok(Source { path, is_dir: found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() })
 }

@@ -195,9 +195,64 @@ fn sources_that_are_refused() {
     fs::create_dir(&alias).unwrap();
     mount(Some(&world.dir), alias.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     refuse(&format!("{alias}:/x"), "invalid", &contains);
-    refuse(&format!("{alias}/root:/x"), "invalid", &contains);
+    refuse(&format!("{alias}/root:/x"), "invalid", &belongs);
     umount2(alias.as_str(), MntFlags::MNT_DETACH).unwrap();
-    fs::remove_dir(&alias).unwrap();
+    // By a mount of a directory in it, which has neither the path nor the number of any that is above it; and by one that is
+    // below what is asked for.
+    fs::create_dir(format!("{alias}/below")).unwrap();
+    let below = fs::canonicalize(format!("{alias}/below")).unwrap().display().to_string();
+    for (inside, at, volume, why) in [
+        ("containers/first", "", "", belongs.clone()),
+        ("containers/first/upper", "", "/etc", belongs.clone()),
+        ("images", "/below", "", format!("{below}, which is mounted below it, {}", &belongs[3..])),
+        ("..", "/below", "", format!("{below}, which is mounted below it, {}", &contains[3..])),
+    ] {
+        let (from, at) = (world.root.join(inside), format!("{alias}{at}"));
+        mount(Some(&from), at.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        fs::create_dir_all(world.root.join("containers/first/upper/etc")).unwrap();
+        refuse(&format!("{alias}{volume}:/x:ro"), "invalid", &why);
+        umount2(at.as_str(), MntFlags::MNT_DETACH).unwrap();
+    }
+    // What is not there any more is no matter.
+    world.create("second", &["--network", "none", "--volume", &format!("{alias}:/x")]);
+    world.quilt(&["rm", "-f", "second"]).ok();
+    fs::remove_dir_all(&alias).unwrap();
+    // Another mount namespace's is not looked into.
+    let other = world.run("busybox", &["unshare", "-m", "sleep", "60"]).start();
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let there = format!("/proc/{}", other.pid);
+    let apart = || fs::read_link(format!("{there}/ns/mnt")).is_ok_and(|ns| ns != own);
+    assert!(crate::harness::eventually(std::time::Duration::from_secs(5), apart));
+    let why = "it is in another mount namespace, or somebody moves it about";
+    refuse(&format!("{there}/root{}:/x", world.dir.display()), "invalid", why);
+    other.signal(nix::sys::signal::Signal::SIGKILL);
+    other.finish();
+    world.quilt(&["rm", "-f", "first"]).ok();
+}
+
+/// Fails if an image that is a directory of the host shows Quilt's state, by whatever path it is given.
+#[test]
+fn images_that_hold_the_state() {
+    let world = World::new("holds");
+    let tree = world.path("tree");
+    fs::create_dir(&tree).unwrap();
+    let image = images::busybox();
+    let all = format!("{}/.", image.display());
+    world.run("cp", &["-a", &all, world.dir.to_str().unwrap()]).go().ok();
+    world.create("first", &["--network", "none"]);
+    mount(Some(&world.dir), &tree, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let inside = format!("/{}", world.root.file_name().unwrap().to_str().unwrap());
+    for image in [&world.dir, &tree] {
+        world.create_from(image, "box", &["--network", "none"]);
+        assert_eq!(world.exec("box", &["ls", "-A", &inside]), "", "{}", image.display());
+        world.quilt(&["rm", "-f", "box"]).ok();
+    }
+    umount2(&tree, MntFlags::MNT_DETACH).unwrap();
+    mount(Some(&world.root.join("containers")), &tree, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let out = world.quilt(&["create", tree.to_str().unwrap(), "--name", "box", "--network", "none"]);
+    umount2(&tree, MntFlags::MNT_DETACH).unwrap();
+    out.failed("quilt-spawn", "invalid");
+    assert_eq!(out.stderr, format!("quilt-spawn: use the image {}: it belongs to Quilt's own state\n", tree.display()));
     world.quilt(&["rm", "-f", "first"]).ok();
 }
 
