@@ -268,7 +268,9 @@ pub fn unforked(step: impl Into<String>, error: impl Into<io::Error>) -> Error {
     let error = Error::os(step, error);
     match error.errno {
         Some(libc::EAGAIN) => {
-            let message = "the limit of processes is reached (pids.max of the container, or the host's)".to_owned();
+            let message =
+                "the limit of processes is reached (pids.max of the container, --ulimit nproc, or the host's)"
+                    .to_owned();
             Error { message, ..error }
         }
         _ => error,

@@ -61,6 +61,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
     let cgroup = record.have::<have::Cgroup>("cgroup")?;
     let Some(container) = context.container else {
         let input = guess(context, unpack, netns, cgroup)?;
+        plan::check_ids(&input)?;
         sources(context.instance, &input)?;
         return Ok(Outcome::Plan(plan(&input).iter().map(ToString::to_string).collect()));
     };
@@ -101,6 +102,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
     if input.net.is_none() {
         context.want.check_with_hosts_network()?;
     }
+    plan::check_ids(&input)?;
     let sources = sources(context.instance, &input)?;
     Ok(Outcome::Done(start::start(context.instance, container, &input, confinement, &netns.files, &sources)?))
 }

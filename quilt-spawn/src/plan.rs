@@ -20,6 +20,7 @@ mod ids;
 mod mounts;
 mod text;
 
+pub use ids::check as check_ids;
 pub use mounts::{DEVICES, EMPTY, MOUNTS, Mount, SYMLINKS};
 
 /// What a plan is made from.

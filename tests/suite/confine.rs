@@ -237,6 +237,7 @@ fn confinement_that_cannot_be() {
         ["--ulimit", "nofile"],
         ["--ulimit", "nofile=2:1"],
         ["--ulimit", "files=2"],
+        ["--ulimit", "nproc=0"],
         ["--seccomp", &bad_json],
         ["--seccomp", &bad_action],
         ["--seccomp", &array],

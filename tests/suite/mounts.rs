@@ -140,6 +140,26 @@ fn file_systems_in_memory() {
     }
 }
 
+/// Fails if a file system is asked for an id that the container has not, and that is not said as it is.
+#[test]
+fn file_systems_of_nobody() {
+    let world = World::new("tmpfs-ids");
+    let first = world.create("first", &["--network", "none"]);
+    if first["netns"]["have"]["ids"].is_null() {
+        return crate::harness::skip("file_systems_of_nobody", "no user namespace here");
+    }
+    let image = images::busybox().display().to_string();
+    let args = ["create", &image, "--name", "box", "--network", "none", "--tmpfs", "/x:mode=700,uid=70000"];
+    let why = "uid=70000 for /x: the container has the ids 0 to 65535 (--userns says which)";
+    for more in [&[][..], &["--dry-run"]] {
+        let out = world.quilt(&[&args[..], more].concat());
+        out.failed("quilt-spawn", "invalid");
+        assert_eq!(out.stderr, format!("quilt-spawn: read --tmpfs: {why}\n"));
+    }
+    world.quilt(&[&args[..], &["--userns", "host"]].concat()).ok();
+    assert_eq!(world.exec("box", &["stat", "-c", "%u", "/x"]), "70000\n");
+}
+
 /// Fails if a parameter is not set in the container, or is set outside, or one that is not the container's is let through.
 #[test]
 fn parameters_of_the_kernel() {

@@ -26,6 +26,9 @@ const KNOWN: [(&str, Resource); 16] = [
     ("stack", Resource::RLIMIT_STACK),
 ];
 
+/// Those without any of which no process gets as far as to say so.
+const NEEDED: [&str; 5] = ["as", "data", "nofile", "nproc", "stack"];
+
 /// A resource limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
@@ -56,6 +59,7 @@ impl Rlimit {
         let (soft, hard) = value.split_once(':').unwrap_or((value, value));
         let (soft, hard) = (number(soft)?, number(hard)?);
         match (soft, hard) {
+            (Some(0), _) if NEEDED.contains(&&*name) => Err(bad("nothing can run without any")),
             (Some(soft), Some(hard)) if soft > hard => Err(bad("the soft limit is above the hard one")),
             (None, Some(_)) => Err(bad("the soft limit is above the hard one")),
             _ => Ok(Rlimit { name, soft, hard }),
@@ -127,7 +131,18 @@ mod tests {
         assert_eq!(Rlimit::parse("CORE=0"), limit("core", Some(0), Some(0)));
         assert_eq!(Rlimit::parse("nproc=10:max"), limit("nproc", Some(10), None));
         assert_eq!(Rlimit::parse("nproc=-1"), limit("nproc", None, None));
-        for bad in ["", "nofile", "nofile=", "nofile=x", "files=1", "nofile=2:1", "nofile=max:1", "nofile=1:2:3"] {
+        for bad in [
+            "",
+            "nofile",
+            "nofile=",
+            "nofile=x",
+            "files=1",
+            "nofile=2:1",
+            "nproc=0",
+            "nproc=0:9",
+            "nofile=max:1",
+            "nofile=1:2:3",
+        ] {
             assert!(Rlimit::parse(bad).is_err(), "{bad}");
         }
     }

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 
+use quilt_record::Error;
 use quilt_record::have::Device;
 use quilt_record::idmap::IdMap;
 
+use super::Input;
 use crate::extra::Extra;
+use crate::rules::invalid;
 use crate::tmpfs::Tmpfs;
 
 /// Options of a file system of the kernel, whose `uid=` and `gid=` are the container's, as the host must say them. One that
@@ -19,6 +22,22 @@ pub(super) fn options(ids: Option<IdMap>, data: Cow<'static, str>) -> Cow<'stati
     };
     let all = data.split(',').map(|option| mapped(option).unwrap_or_else(|| option.to_owned()));
     all.collect::<Vec<_>>().join(",").into()
+}
+
+/// Refuses what was asked for an id that the container has not, which the kernel does without saying which.
+pub fn check(input: &Input) -> Result<(), Error> {
+    let Some(ids) = input.ids else { return Ok(()) };
+    let tmpfs =
+        input.extras.iter().filter_map(|extra| if let Extra::Tmpfs(tmpfs) = extra { Some(tmpfs) } else { None });
+    for (tmpfs, option) in tmpfs.flat_map(|tmpfs| tmpfs.data.split(',').map(move |option| (tmpfs, option))) {
+        let Some(("uid" | "gid", id)) = option.split_once('=') else { continue };
+        if id.parse().ok().is_none_or(|id: u32| id >= ids.size) {
+            let (at, last) = (tmpfs.target.display(), ids.size - 1);
+            let why = format!("{option} for {at}: the container has the ids 0 to {last} (--userns says which)");
+            return Err(invalid("tmpfs", why));
+        }
+    }
+    Ok(())
 }
 
 /// The same for a mount that was asked for.
@@ -48,5 +67,19 @@ mod tests {
         assert_eq!(options(ids, "size=4k".into()), "size=4k");
         assert_eq!(options(ids, "uid=10".into()), "uid=4294967295");
         assert_eq!(options(None, "gid=5".into()), "gid=5");
+    }
+
+    #[test]
+    fn an_id_that_it_has_not_is_refused() {
+        let input = |options: &str, ids| {
+            let tmpfs = Tmpfs::parse(&format!("/x:{options}")).unwrap_or_else(|why| panic!("{why}"));
+            Input { ids, extras: vec![Extra::Tmpfs(tmpfs)], ..Input::default() }
+        };
+        let ids = Some(IdMap { uid: 100_000, gid: 200_000, size: 10 });
+        let said = |options: &str, ids| check(&input(options, ids)).map_err(|e| e.to_string());
+        assert_eq!(said("uid=9,gid=9,size=4096", ids), Ok(()));
+        assert_eq!(said("uid=70000", None), Ok(()));
+        let why = "read --tmpfs: gid=10 for /x: the container has the ids 0 to 9 (--userns says which)";
+        assert_eq!(said("mode=700,gid=10", ids), Err(why.to_owned()));
     }
 }
