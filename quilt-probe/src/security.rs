@@ -67,6 +67,8 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     let own = held::Own {
         rlimits: rlimit::current().step(step)?,
         may_raise: CapSet(sys::permitted_capabilities().step(step)?).has(SYS_RESOURCE),
+        no_new_privs: sys::no_new_privs(),
+        filtered: sys::is_filtered(),
     };
     let mut wrong: Vec<String> = seen.blind.iter().map(|what| format!("cannot look from inside at {what}")).collect();
     wrong.extend(held::visitor(rules, &own, &seen.status, &seen.rlimits));

@@ -417,6 +417,22 @@ pub fn set_no_new_privs() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
 }
 
+/// Whether that holds for this process, and with it for all that it starts.
+pub fn no_new_privs() -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 }
+}
+
+/// Whether this process is under a filter of system calls, and with it all that it starts (PR_GET_SECCOMP(2const)).
+pub fn is_filtered() -> bool {
+    // SAFETY: no pointers.
+    match check(unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) }.into()) {
+        Ok(mode) => mode != 0,
+        // A kernel without filters says EINVAL; who is refused the question, is so by one.
+        Err(e) => e.raw_os_error() != Some(libc::EINVAL),
+    }
+}
+
 /// A session keyring of its own, so that the caller's is out of reach (keyctl_join_session_keyring(3)). A kernel without
 /// keys, or a host whose own filter refuses keyctl(2) and so refuses it to the container too, is no failure.
 pub fn join_new_session_keyring() -> io::Result<()> {

@@ -24,17 +24,18 @@ mod undo;
 mod volume;
 mod want;
 
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use quilt_record::confine::CapSet;
+use quilt_record::confine::Seccomp;
 use quilt_record::idmap::IdMap;
 use quilt_record::process::boot_id;
 use quilt_record::stage::{Context, Outcome, Stage};
-use quilt_record::{Code, Error, Id, Instance, Record, Step, defence, have, readonly, sys};
+use quilt_record::{Code, Error, Id, Instance, Record, Step, defence, have, readonly};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -42,6 +43,7 @@ use extra::Extra;
 use masks::Present;
 use own::Own;
 use plan::{Input, plan};
+use rules::Caller;
 use volume::{Source, Volume};
 
 pub use volume::absolute as absolute_volume;
@@ -76,8 +78,7 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
         let why = "it needs a user namespace (--userns auto), or root inside could kill every process of the host";
         return Err(Error::new(Code::Invalid, "read --pid host", why).into());
     }
-    let own = CapSet(sys::permitted_capabilities().step(|| "look at the own capabilities")?);
-    let confinement = rules::confinement(context.want, own)?;
+    let confinement = rules::confinement(context.want, Caller::of(context.want)?)?;
     let input = Input {
         tools: readonly::missing(context.instance),
         container: container.path().clone(),
@@ -104,6 +105,9 @@ fn act(context: &Context<'_, Want>) -> anyhow::Result<Outcome<have::Spawn>> {
     }
     plan::check_ids(&input)?;
     let sources = sources(context.instance, &input)?;
+    if confinement.rules.seccomp == Seccomp::Inherited {
+        let _ = writeln!(io::stderr(), "quilt-spawn: {}", rules::INHERITED);
+    }
     Ok(Outcome::Done(start::start(context.instance, container, &input, confinement, &netns.files, &sources)?))
 }
 
@@ -203,7 +207,7 @@ fn guess(
         },
         files,
         hostname,
-        rules: rules::confinement(context.want, CapSet::ALL)?.rules,
+        rules: rules::confinement(context.want, Caller::FREE)?.rules,
         present: Present::look(),
         want: context.want.clone(),
     })

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use quilt_record::confine::{CapSet, Rlimit, Rules, Seccomp, rlimit, starting};
-use quilt_record::{Code, Error, Step};
+use quilt_record::{Code, Error, Step, sys};
 use quilt_seccomp::Options;
 
 use crate::want::{Switch, Want};
@@ -21,6 +21,10 @@ pub struct Confinement {
     /// What is not as asked, and no failure.
     pub notes: Vec<String>,
 }
+
+/// What there is to say of a container that has no filter of its own, and yet one.
+pub(crate) const INHERITED: &str =
+    "it has no seccomp filter of its own, but keeps the one that Quilt itself runs under here";
 
 /// The most that is read of a profile, in bytes; docker's has 15,000.
 pub const PROFILE_MAX: u64 = 1 << 20;
@@ -98,14 +102,45 @@ fn capability_names(flag: &str, names: &[String]) -> Result<CapSet, Error> {
     })
 }
 
-/// Checks what was asked, and makes the rules of it. `own` are the capabilities of this process, which can give no other.
-pub fn confinement(want: &Want, own: CapSet) -> Result<Confinement, Error> {
+/// What this process is held to itself, which whatever it starts is held to as well.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Its capabilities.
+    pub capabilities: CapSet,
+    /// Whether no exec grants anything.
+    pub no_new_privs: bool,
+    /// Whether it is under a filter of system calls.
+    pub filtered: bool,
+}
+
+impl Caller {
+    /// Held to nothing.
+    pub const FREE: Caller = Caller { capabilities: CapSet::ALL, no_new_privs: false, filtered: false };
+
+    /// This process, as far as it matters to what is asked.
+    pub fn of(want: &Want) -> Result<Caller, Error> {
+        let capabilities = CapSet(sys::permitted_capabilities().step(|| "look at the own capabilities")?);
+        let no_new_privs = !wants_no_new_privs(want) && sys::no_new_privs();
+        Ok(Caller { capabilities, no_new_privs, filtered: wants_no_filter(want) && sys::is_filtered() })
+    }
+}
+
+fn wants_no_new_privs(want: &Want) -> bool {
+    want.no_new_privs.map_or(!want.privileged, |switch| switch == Switch::On)
+}
+
+fn wants_no_filter(want: &Want) -> bool {
+    want.seccomp.as_deref().map_or(want.privileged, |profile| profile == "off")
+}
+
+/// Checks what was asked, and makes the rules of it.
+pub fn confinement(want: &Want, caller: Caller) -> Result<Confinement, Error> {
+    let own = caller.capabilities;
     let mut notes = Vec::new();
     let capabilities = capabilities(want, own, &mut notes)?;
     let options = Options { capabilities: capabilities.0, abi32: want.abi32 };
     let (seccomp, filter) = match want.seccomp.as_deref() {
-        Some("off") => (Seccomp::Off, None),
-        None if want.privileged => (Seccomp::Off, None),
+        _ if wants_no_filter(want) => (if caller.filtered { Seccomp::Inherited } else { Seccomp::Off }, None),
         None => match quilt_seccomp::builtin(&options) {
             built_in @ Cow::Borrowed(_) if !want.abi32 => (Seccomp::Default, Some(built_in)),
             other => (Seccomp::File, Some(other)),
@@ -116,10 +151,20 @@ pub fn confinement(want: &Want, own: CapSet) -> Result<Confinement, Error> {
             (Seccomp::File, Some(Cow::Owned(filter)))
         }
     };
-    if seccomp == Seccomp::Off {
-        notes.push("it may make every system call (seccomp is off)".to_owned());
+    match seccomp {
+        Seccomp::Off => notes.push("it may make every system call (seccomp is off)".to_owned()),
+        Seccomp::Inherited => notes.push(INHERITED.to_owned()),
+        Seccomp::Default | Seccomp::File => {}
     }
-    let rules = Rules { capabilities, no_new_privs: no_new_privs(want), seccomp, rlimits: rlimits(want, own)? };
+    let no_new_privs = wants_no_new_privs(want) || caller.no_new_privs;
+    if caller.no_new_privs && want.no_new_privs.is_some() {
+        let why = "Quilt itself runs with no_new_privs here, which whatever it starts keeps";
+        return Err(Error::new(Code::Unsupported, "read --no-new-privs", why));
+    }
+    if caller.no_new_privs {
+        notes.push("no exec grants anything (no_new_privs), as Quilt itself runs so here".to_owned());
+    }
+    let rules = Rules { capabilities, no_new_privs, seccomp, rlimits: rlimits(want, own)? };
     Ok(Confinement { rules, filter, notes })
 }
 
@@ -197,6 +242,21 @@ mod tests {
         assert_eq!(of(&["ALL"], &["chown"])?, CapSet::ALL.without(chown));
         assert_eq!(of(&[], &["all"])?, CapSet(0));
         assert!(of(&["RAW"], &[]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn what_holds_for_the_caller_holds_for_the_container() -> Result<(), Error> {
+        let held = Caller { no_new_privs: true, filtered: true, ..Caller::FREE };
+        let off = Some("off".to_owned());
+        let unfiltered = confinement(&Want { seccomp: off.clone(), ..Want::default() }, held)?;
+        assert_eq!((unfiltered.rules.seccomp, unfiltered.notes), (Seccomp::Inherited, vec![INHERITED.to_owned()]));
+        let free = confinement(&Want { seccomp: off, ..Want::default() }, Caller::FREE)?;
+        assert_eq!((free.rules.seccomp, free.notes.len()), (Seccomp::Off, 1));
+        let asked = confinement(&Want { no_new_privs: Some(Switch::Off), ..Want::default() }, held);
+        assert_eq!(asked.err().map(|e| e.code), Some(Code::Unsupported));
+        let privileged = confinement(&Want { privileged: true, ..Want::default() }, held)?;
+        assert_eq!((privileged.rules.no_new_privs, privileged.notes.len()), (true, 2));
         Ok(())
     }
 

@@ -253,6 +253,43 @@ fn confinement_that_cannot_be() {
     assert!(!Path::new(&nothing).exists());
 }
 
+/// Fails if what holds for Quilt itself, and so for all that it starts, is not said, or is taken for a deviation.
+#[test]
+fn confinement_that_quilt_is_under_itself() {
+    // A filter that allows everything: `struct sock_filter` and `sock_fprog`.
+    let filtered = "import ctypes, os, struct, sys\n\
+                    one = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))\n\
+                    all = ctypes.create_string_buffer(struct.pack('HL', 1, ctypes.addressof(one)))\n\
+                    assert ctypes.CDLL(None).prctl(22, 2, ctypes.c_long(ctypes.addressof(all)), 0, 0) == 0\n\
+                    os.execv(sys.argv[1], sys.argv[1:])";
+    let world = World::new("held");
+    let (image, quilt) = (images::busybox().display().to_string(), crate::harness::repo().join("scripts/quilt"));
+    let quilt = quilt.display().to_string();
+    let under =
+        |wrapper: &[&str], args: &[&str]| world.run(wrapper[0], &[&wrapper[1..], &[&quilt], args].concat()).go();
+    let (filter, no_new_privs) = (["python3", "-c", filtered], ["setpriv", "--no-new-privs"]);
+    let create = |name: &'static str| ["create", &image, "--name", name, "--network", "none", "--security"];
+
+    let kept = "it has no seccomp filter of its own, but keeps the one that Quilt itself runs under here";
+    let out = under(&filter, &[&create("off")[..], &["--seccomp", "off"]].concat()).ok();
+    assert_eq!(out.stderr, format!("quilt-spawn: {kept}\n"));
+    let have = &out.record()["spawn"]["have"];
+    assert_eq!((&have["confine"]["seccomp"], &have["notes"]), (&"inherited".into(), &serde_json::json!([kept])));
+    // Whoever looks is under it, or is not: what he sends inside is so, too.
+    under(&filter, &["probe", "--security", "off"]).ok();
+    world.quilt(&["probe", "--security", "off"]).ok();
+    under(&filter, &create("on")).ok();
+
+    let out = under(&no_new_privs, &[&create("none")[..], &["--no-new-privs", "off"]].concat());
+    out.failed("quilt-spawn", "unsupported");
+    let why = "Quilt itself runs with no_new_privs here, which whatever it starts keeps";
+    assert_eq!(out.stderr, format!("quilt-spawn: read --no-new-privs: {why}\n"));
+    let record = under(&no_new_privs, &[&create("all")[..], &["--privileged"]].concat()).ok().record();
+    assert_eq!(record["spawn"]["have"]["confine"]["no_new_privs"], true);
+    world.create("free", &["--no-new-privs", "off", "--security"]);
+    under(&no_new_privs, &["probe", "--security", "free"]).ok();
+}
+
 /// Fails if the look from inside finds anything to say about containers that are as they ought to be, whatever they ask
 /// for. What it says about others is in attacks of each defence.
 #[test]

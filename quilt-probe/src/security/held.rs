@@ -10,6 +10,10 @@ pub(crate) struct Own {
     pub(crate) rlimits: Vec<Rlimit>,
     /// Whether it may raise them (CAP_SYS_RESOURCE).
     pub(crate) may_raise: bool,
+    /// Whether it runs with no_new_privs, which nothing that it starts is without.
+    pub(crate) no_new_privs: bool,
+    /// Whether it runs under a filter of system calls, which is everybody's that it starts.
+    pub(crate) filtered: bool,
 }
 
 /// What is wrong with the visitor.
@@ -28,8 +32,9 @@ pub(crate) fn visitor(rules: &Rules, own: &Own, status: &Status, rlimits: &[Rlim
     for set in ["CapInh", "CapAmb"] {
         line(set, mask(CapSet(0)));
     }
-    line("NoNewPrivs", u8::from(rules.no_new_privs).to_string());
-    line("Seccomp", if rules.seccomp == Seccomp::Off { "0" } else { "2" }.to_owned());
+    line("NoNewPrivs", u8::from(rules.no_new_privs || own.no_new_privs).to_string());
+    let filtered = own.filtered || matches!(rules.seccomp, Seccomp::Default | Seccomp::File);
+    line("Seccomp", if filtered { "2" } else { "0" }.to_owned());
     line("Umask", "0022".to_owned());
     line("Groups", String::new());
     for set in ["Uid", "Gid"] {
@@ -94,11 +99,20 @@ mod tests {
                         CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
 
     fn own(may_raise: bool, nofile: u64) -> Own {
-        Own { rlimits: vec![limit("nofile", nofile, nofile)], may_raise }
+        Own { rlimits: vec![limit("nofile", nofile, nofile)], may_raise, ..Own::default() }
     }
 
     fn limit(name: &str, soft: u64, hard: u64) -> Rlimit {
         Rlimit { name: name.to_owned(), soft: Some(soft), hard: Some(hard) }
+    }
+
+    #[test]
+    fn what_the_prober_is_under_itself_is_no_deviation() {
+        let open = Rules { no_new_privs: false, seccomp: Seccomp::Off, ..Rules::default() };
+        let caller = Own { no_new_privs: true, filtered: true, ..own(true, 64) };
+        let of = |rules: &Rules, own: &Own| visitor(rules, own, &GOOD.into(), &rules.rlimits);
+        assert_eq!(of(&open, &caller), [""; 0]);
+        assert_eq!(of(&open, &own(true, 64)).len(), 2);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub const FILTER_MAX: u64 = 4096 * 8;
 /// The container's filter; `None` if it has none.
 pub fn of(instance: &Instance, id: &Id, seccomp: Seccomp) -> Result<Option<Cow<'static, [u8]>>, Error> {
     match seccomp {
-        Seccomp::Off => Ok(None),
+        Seccomp::Off | Seccomp::Inherited => Ok(None),
         Seccomp::Default => Ok(Some(Cow::Borrowed(quilt_seccomp::DEFAULT))),
         Seccomp::File => {
             let path = instance.containers().join(id.as_str()).join(FILTER);

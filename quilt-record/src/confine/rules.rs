@@ -43,6 +43,8 @@ pub enum Seccomp {
     File,
     /// None.
     Off,
+    /// None of its own, but that of who started it, which nobody can take off.
+    Inherited,
 }
 
 /// The file in a container's directory that holds its own filter: `struct sock_filter`s (linux/filter.h), nothing else.
@@ -67,6 +69,7 @@ impl fmt::Display for Rules {
             Seccomp::Default => f.write_str(", the default seccomp filter"),
             Seccomp::File => f.write_str(", a seccomp filter of its own"),
             Seccomp::Off => Ok(()),
+            Seccomp::Inherited => f.write_str(", the caller's own seccomp filter"),
         }
     }
 }
