@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use quilt_record::defence::out;
 
-/// Hidden: below /proc and /sys, what tells about the host or about other containers, or reaches into firmware. A file is
-/// covered by the container's null device, a directory by an empty one.
-pub const MASKED: [&str; 15] = [
+/// Hidden: below /proc and /sys, what tells about the host (its serial numbers, in dmi) or about other containers, or
+/// reaches into firmware. A file is covered by the container's null device, a directory by an empty one.
+pub const MASKED: [&str; 16] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -19,6 +19,7 @@ pub const MASKED: [&str; 15] = [
     "/proc/timer_list",
     "/proc/timer_stats",
     "/sys/dev/block",
+    "/sys/devices/virtual/dmi",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/selinux",

@@ -305,7 +305,7 @@ fn masks_are_what_they_must_be() {
 }
 
 /// What docker (`/proc/acpi` to `/sys/firmware`) and podman (`/sys/dev/block`, `/sys/fs/selinux`) mask, and what more.
-fn masked() -> [&'static str; 15] {
+fn masked() -> [&'static str; 16] {
     [
         "/proc/acpi",
         "/proc/asound",
@@ -319,6 +319,7 @@ fn masked() -> [&'static str; 15] {
         "/proc/timer_list",
         "/proc/timer_stats",
         "/sys/dev/block",
+        "/sys/devices/virtual/dmi",
         "/sys/devices/virtual/powercap",
         "/sys/firmware",
         "/sys/fs/selinux",

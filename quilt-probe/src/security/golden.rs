@@ -71,7 +71,7 @@ const MOUNTED: [(&str, &str, &[&str]); 7] = [
 ];
 
 /// Masked, with what is the matter with each: nothing of it may be read.
-const MASKED: [&str; 15] = [
+const MASKED: [&str; 16] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -84,6 +84,7 @@ const MASKED: [&str; 15] = [
     "/proc/timer_list",
     "/proc/timer_stats",
     "/sys/dev/block",
+    "/sys/devices/virtual/dmi",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/selinux",
