@@ -33,6 +33,7 @@
 //!   `neighbours::no_router_is_believed` `neighbours::neighbours_do_not_hear_each_other`
 //!   `neighbours::the_way_by_the_gateway_is_closed` `neighbours::instances_do_not_reach_each_other`
 //!   `neighbours::the_hosts_services_are_out_of_reach_but_for_name_servers`
+//!   `neighbours::nobody_tells_lies_about_what_the_host_sends_to_others`
 //!   `neighbours::the_clouds_metadata_is_out_of_reach_but_for_its_name_server`
 //! - A16 `attack_host::words_stay_words`
 //! - A17 `attack_image::a_name_with_a_colon_is_one_name` `attacks_files::attacks_files_at_odd_places`
