@@ -24,7 +24,7 @@ fn what_has_ended_is_seen_to_have() {
             assert_eq!(out.status, 3, "{how}: {out:?}");
         }
         let check = serde_json::json!(["/bin/attack", "end", how]).to_string();
-        let args = ["probe", "--timeout=2s", "--health-retries=1", "--health-check", &check, "box"];
+        let args = ["probe", "--timeout=6s", "--health-retries=1", "--health-check", &check, "box"];
         let out = world.command(&args).limit(PROMPT).go();
         assert!(out.status != 0 && out.stderr.contains("status 3"), "{how}: {out:?}");
     }
