@@ -1,7 +1,7 @@
 //! `--volume`: what of the host is shown inside, how, and what is not.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -185,7 +185,11 @@ fn sources_that_are_refused() {
     refuse(&format!("{root}:/x:ro"), "invalid", &belongs);
     refuse(&format!("{root}/containers/first:/x"), "invalid", &belongs);
     refuse(&format!("{}:/x", world.dir.display()), "invalid", &contains);
-    refuse("/:/x:ro", "invalid", &contains);
+    // Where the state's own file system is mounted, unless that is at `/`.
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    let above = Path::new(&root).ancestors().filter(|path| device(path) != device(Path::new("/"))).last();
+    let whole = above.map(|at| format!("{}, which is mounted below it, {}", at.display(), &contains[3..]));
+    refuse("/:/x:ro", "invalid", &whole.unwrap_or_else(|| contains.clone()));
     let link = world.path("link").display().to_string();
     symlink(&world.root, &link).unwrap();
     refuse(&format!("{link}:/x"), "invalid", &belongs);
