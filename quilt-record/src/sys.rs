@@ -866,22 +866,33 @@ pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// The part of `union bpf_attr` that BPF_PROG_QUERY reads and writes, whole: kernels from 6.17 on write the last word too,
+/// and not all of them look at the size that they are told.
+#[repr(C)]
+#[derive(Default)]
+struct BpfQuery {
+    target: u32,
+    kind: u32,
+    flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    pad: u32,
+    id_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+const _: () = assert!(size_of::<BpfQuery>() == 64 && std::mem::offset_of!(BpfQuery, revision) == 56);
+
 /// How many programs that decide on the use of devices are attached to a cgroup of v2 itself (BPF_PROG_QUERY, Linux 4.15).
 pub fn bpf_count_device_programs(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
     const BPF_PROG_QUERY: libc::c_int = 16;
     const BPF_CGROUP_DEVICE: u32 = 6;
-    #[repr(C)]
-    struct Query {
-        target: u32,
-        kind: u32,
-        flags: [u32; 2],
-        ids: u64,
-        count: u32,
-        rest: u32,
-    }
-    let mut query =
-        Query { target: cgroup.as_raw_fd() as u32, kind: BPF_CGROUP_DEVICE, flags: [0; 2], ids: 0, count: 0, rest: 0 };
-    // SAFETY: the struct has the kernel's layout and can be written; without room for their numbers none are.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) })?;
+    let mut query = BpfQuery { target: cgroup.as_raw_fd() as u32, kind: BPF_CGROUP_DEVICE, ..BpfQuery::default() };
+    // SAFETY: the struct has the kernel's layout up to the last word that any kernel writes, and can be written; its
+    // pointers are null, and without room for their numbers none are written.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<BpfQuery>()) })?;
     Ok(query.count)
 }
