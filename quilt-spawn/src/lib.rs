@@ -126,8 +126,8 @@ fn sources(instance: &Instance, input: &Input) -> Result<Vec<(Volume, Source)>, 
     if volumes.is_empty() {
         return Ok(Vec::new());
     }
-    let own = Own::find(instance)?;
-    volumes.into_iter().map(|volume| Ok((volume.clone(), volume::find(volume, &own)?))).collect()
+    let mut own = Own::find(instance)?;
+    volumes.into_iter().map(|volume| Ok((volume.clone(), volume::find(volume, &mut own)?))).collect()
 }
 
 fn host_devices(want: &Want) -> Vec<have::Device> {

@@ -38,29 +38,37 @@ impl Own {
         let mut own = Own { table: mountinfo::read("self")?, all: Vec::new() };
         for path in [instance.state(), instance.run(), Path::new("/var/lib/quilt"), Path::new("/run/quilt")] {
             if let Ok(dir) = openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
-                let (real, place) = own.locate(dir.as_fd())?;
-                own.all.push((real, place));
+                let located = own.locate(dir.as_fd())?;
+                own.all.push(located);
             }
         }
         Ok(own)
     }
 
     /// Where the descriptor's path leads to, and its place.
-    fn locate(&self, of: BorrowedFd<'_>) -> Result<(PathBuf, Place), Error> {
+    fn locate(&mut self, of: BorrowedFd<'_>) -> Result<(PathBuf, Place), Error> {
+        if let Some(located) = self.look_up(of)? {
+            return Ok(located);
+        }
+        // What opens a path may mount what it leads to (autofs(5)), and then the table is from before.
+        self.table = mountinfo::read("self")?;
+        let why = "it is in another mount namespace, or somebody moves it about";
+        self.look_up(of)?.ok_or_else(|| Error::new(Code::Invalid, "find where it is", why))
+    }
+
+    /// The same, by the table that there is.
+    fn look_up(&self, of: BorrowedFd<'_>) -> Result<Option<(PathBuf, Place)>, Error> {
         let real = PathBuf::from(readlink(&path_of(of)).step(|| "find where it is")?);
         let id = sys::mount_id(of).step(|| "find the mount that it is on")?;
         let mount = mountinfo::mounts(&self.table).find(|mount| mount.id == id);
         let below = mount.and_then(|mount| Some((real.strip_prefix(&mount.point).ok()?, mount)));
-        let Some((below, mount)) = below else {
-            let why = "it is in another mount namespace, or somebody moves it about";
-            return Err(Error::new(Code::Invalid, "find where it is", why));
-        };
-        let place = Place { device: mount.device.into(), path: mount.root.join(below) };
-        Ok((real, place))
+        let place =
+            below.map(|(below, mount)| Place { device: mount.device.as_ref().into(), path: mount.root.join(below) });
+        Ok(place.map(|place| (real, place)))
     }
 
     /// What of the state would be seen in the directory or file, with all that is mounted below it, in words.
-    pub fn shown_by(&self, source: BorrowedFd<'_>) -> Result<Option<String>, Error> {
+    pub fn shown_by(&mut self, source: BorrowedFd<'_>) -> Result<Option<String>, Error> {
         let (real, place) = self.locate(source)?;
         let relation = |what: &str, shown: &Place| {
             let meets = |(path, own): &(PathBuf, Place)| {
@@ -85,7 +93,7 @@ impl Own {
 
     /// What of the state is in the directory itself, as paths below it: what overlayfs shows of a layer, which is nothing
     /// that is mounted there. `None` if all of it is the state's.
-    pub fn within(&self, dir: BorrowedFd<'_>) -> Result<Option<Vec<PathBuf>>, Error> {
+    pub fn within(&mut self, dir: BorrowedFd<'_>) -> Result<Option<Vec<PathBuf>>, Error> {
         let (real, place) = self.locate(dir)?;
         let mut all = Vec::new();
         for (path, own) in &self.all {
@@ -116,7 +124,24 @@ fn meet(shown: &Place, own: &Place) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
+
+    #[test]
+    fn what_was_mounted_after_the_table_was_read_is_found() -> Result<(), Error> {
+        let step = || "open /proc";
+        let (proc, dir) = (File::open("/proc").step(step)?, File::open("/proc/sys").step(step)?);
+        let mut own = Own { table: Vec::new(), all: Vec::new() };
+        assert_eq!(own.look_up(proc.as_fd())?, None);
+        own.all = vec![own.locate(proc.as_fd())?];
+        own.table.clear();
+        let said = "it belongs to Quilt's own state, /proc";
+        assert_eq!(own.shown_by(dir.as_fd())?.as_deref(), Some(said));
+        own.table.clear();
+        assert_eq!(own.within(dir.as_fd())?, None);
+        Ok(())
+    }
 
     #[test]
     fn places_meet_by_file_system_and_path() {

@@ -89,7 +89,7 @@ pub struct Tree {
 }
 
 /// Looks at a source. What belongs to Quilt itself is refused: a container that can write there can do all that Quilt can.
-pub fn find(volume: &Volume, own: &Own) -> Result<Source, Error> {
+pub fn find(volume: &Volume, own: &mut Own) -> Result<Source, Error> {
     let step = || format!("use {} as a volume", volume.source.display());
     let path = openat(AT_FDCWD, &volume.source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
     let path = path.map_err(|e| match e {
