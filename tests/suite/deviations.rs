@@ -68,6 +68,16 @@ fn deviations_of_mounts_are_found() {
     assert_eq!(deviations(&world, "own"), [""; 0]);
 }
 
+/// Fails if what a volume brings counts as the container's own cgroups.
+#[test]
+fn the_hosts_cgroups_in_a_volume_are_no_deviation() {
+    let world = World::new("shown");
+    world.create("box", &["--volume", "/sys:/host/sys:ro", "--security"]);
+    let table = world.exec("box", &["cat", "/proc/self/mountinfo"]);
+    assert!(table.lines().any(|line| line.contains(" /host/sys/") && line.contains(" - cgroup")), "{table}");
+    assert_eq!(deviations(&world, "box"), [""; 0]);
+}
+
 /// Fails if the container's cgroup can allow more devices than were asked for without being seen; on v2, where a program
 /// says so, see `confine::confinement_that_is_missing_is_found_from_inside`.
 #[test]

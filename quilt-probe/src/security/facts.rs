@@ -37,8 +37,8 @@ pub(crate) struct Facts {
     pub(crate) rlimits: Vec<Rlimit>,
     /// The mounts, in their order.
     pub(crate) mounts: Vec<Mount>,
-    /// The device and inode numbers of what is on top where cgroups are mounted.
-    pub(crate) cgroups: BTreeMap<String, (u64, u64)>,
+    /// The device and inode numbers of what is on top where cgroups are mounted, or why they are not known.
+    pub(crate) cgroups: BTreeMap<String, Result<(u64, u64), String>>,
     /// Where each path that was asked for leads to.
     pub(crate) targets: Vec<Option<String>>,
     /// The devices below /dev: path, and `c 1:3` or `b 8:0`.
@@ -90,8 +90,9 @@ impl Facts {
             Err(e) => blind("/dev", e.to_string()),
         }
         let cgroups = facts.mounts.iter().filter(|mount| mount.fstype.starts_with("cgroup"));
-        let numbers = |path: &str| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-        facts.cgroups = cgroups.filter_map(|mount| Some((mount.target.clone(), numbers(&mount.target)?))).collect();
+        let numbers =
+            |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino())).map_err(|e| e.to_string());
+        facts.cgroups = cgroups.map(|mount| (mount.target.clone(), numbers(&mount.target))).collect();
         let leads = |path: &String| Some(fs::canonicalize(path).ok()?.to_string_lossy().into_owned());
         facts.targets = wanted.targets.iter().map(leads).collect();
         facts.readable = wanted.read.iter().filter(|path| readable(path)).map(|path| (*path).to_owned()).collect();

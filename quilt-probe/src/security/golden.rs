@@ -19,6 +19,13 @@ pub(crate) struct Own {
     pub(crate) devices: Vec<Device>,
 }
 
+impl Own {
+    /// What was asked for that a path is in: a volume brings what is mounted below it, and the nearest counts.
+    fn nearest(&self, path: &str) -> Option<&Extra> {
+        self.mounts.iter().filter(|own| own.holds(path)).max_by_key(|own| own.target.len())
+    }
+}
+
 /// Something that was to be mounted beside what every container has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extra {
@@ -144,9 +151,7 @@ pub(crate) fn mounts(seen: &[Mount], own: &Own) -> Vec<String> {
         let target = mount.target.as_str();
         let covers = COVERED.iter().any(|top| target.starts_with(top));
         let known = covers || MOUNTED.iter().any(|(known, ..)| *known == target);
-        // A volume brings what is mounted below it, and the nearest counts.
-        let asked = own.mounts.iter().filter(|own| own.holds(target)).max_by_key(|own| own.target.len());
-        match asked {
+        match own.nearest(target) {
             Some(asked) if !known => {
                 let missing = asked.options.iter().filter(|option| !mount.options.iter().any(|is| is == *option));
                 wrong.extend(missing.map(|option| format!("{target} is not mounted {option}")));
@@ -174,10 +179,17 @@ pub(crate) fn mounts(seen: &[Mount], own: &Own) -> Vec<String> {
     wrong
 }
 
-/// What is wrong with the cgroups that are shown: device and inode numbers by mount point.
-pub(crate) fn cgroups(seen: &BTreeMap<String, (u64, u64)>, own: &Own) -> Vec<String> {
-    let others = seen.iter().filter(|(_, numbers)| !own.cgroups.contains(numbers));
-    others.map(|(target, _)| format!("what is mounted on {target} is not the container's own cgroup")).collect()
+/// What is wrong with the cgroups that are shown: device and inode numbers by mount point. A volume shows those of its
+/// source, whosever they are.
+pub(crate) fn cgroups(seen: &BTreeMap<String, Result<(u64, u64), String>>, own: &Own) -> Vec<String> {
+    let of_volume = |path: &str| own.nearest(path).is_some_and(|asked| asked.fstype.is_none());
+    let seen = seen.iter().filter(|(target, _)| !of_volume(target));
+    seen.filter_map(|(target, numbers)| match numbers {
+        Ok(numbers) if own.cgroups.contains(numbers) => None,
+        Ok(_) => Some(format!("what is mounted on {target} is not the container's own cgroup")),
+        Err(why) => Some(format!("cannot look from inside at what is mounted on {target}: {why}")),
+    })
+    .collect()
 }
 
 /// An empty read-only file system, which hides Quilt's own state in a container whose image is the host's tree.
@@ -274,10 +286,23 @@ mod tests {
 
     #[test]
     fn cgroups_of_others() {
-        let seen = [("/sys/fs/cgroup/memory", (30, 5)), ("/sys/fs/cgroup/pids", (31, 1))];
+        let seen = [
+            ("/host/sys/fs/cgroup", Ok((30, 1))),
+            ("/host/sys/gone", Err("Permission denied".to_owned())),
+            ("/sys/fs/cgroup/cpu", Err("Permission denied".to_owned())),
+            ("/sys/fs/cgroup/memory", Ok((30, 5))),
+            ("/sys/fs/cgroup/pids", Ok((31, 1))),
+            ("/t/cgroup", Ok((31, 1))),
+        ];
         let seen = seen.map(|(target, numbers)| (target.to_owned(), numbers)).into();
-        let own = Own { cgroups: vec![(30, 5), (31, 6)], ..Own::default() };
-        assert_eq!(cgroups(&seen, &own), ["what is mounted on /sys/fs/cgroup/pids is not the container's own cgroup"]);
+        let mounts = Extra::volume("/sys:/host/sys:ro").into_iter().chain([Extra::tmpfs("/t")]).collect();
+        let own = Own { cgroups: vec![(30, 5), (31, 6)], mounts, ..Own::default() };
+        let wrong = [
+            "cannot look from inside at what is mounted on /sys/fs/cgroup/cpu: Permission denied",
+            "what is mounted on /sys/fs/cgroup/pids is not the container's own cgroup",
+            "what is mounted on /t/cgroup is not the container's own cgroup",
+        ];
+        assert_eq!(cgroups(&seen, &own), wrong);
     }
 
     #[test]
