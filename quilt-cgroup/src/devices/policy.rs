@@ -167,13 +167,23 @@ fn describe(e: &io::Error) -> &'static str {
 }
 
 fn attach(rules: &[Rule], dir: &Path) -> io::Result<()> {
-    let program = bpf::compile(rules);
-    let loaded = match sys::bpf_load_device_program(&program) {
+    let loaded = load(rules, |program| match sys::bpf_load_device_program(program) {
         // Until Linux 5.11 a program counts as locked memory.
-        Err(e) if e.kind() == ErrorKind::PermissionDenied && lock_memory() => sys::bpf_load_device_program(&program),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied && lock_memory() => sys::bpf_load_device_program(program),
         loaded => loaded,
-    }?;
+    })?;
     sys::bpf_attach_device_program(loaded.as_fd(), File::open(dir)?.as_fd())
+}
+
+/// Loads the program. EACCES and EINVAL are also what the verifier says of one that it rejects, and that is a fault of
+/// Quilt's, for which no container may go without: a kernel that takes the least program has such programs.
+fn load<P>(rules: &[Rule], load: impl Fn(&[u64]) -> io::Result<P>) -> io::Result<P> {
+    load(&bpf::compile(rules)).map_err(|e| match Errno::from_raw(e.raw_os_error().unwrap_or_default()) {
+        Errno::EACCES | Errno::EINVAL if load(&bpf::least()).is_ok() => {
+            io::Error::other(format!("the kernel takes such programs, but not this one ({})", describe(&e)))
+        }
+        _ => e,
+    })
 }
 
 /// Whether more memory may be locked now than before.
@@ -219,6 +229,21 @@ mod tests {
         for errno in [Errno::ENOMEM, Errno::EAGAIN, Errno::EMFILE, Errno::E2BIG, Errno::ENOENT, Errno::EBUSY] {
             assert!(!is(errno), "{errno}");
         }
+    }
+
+    #[test]
+    fn a_program_that_the_verifier_rejects_is_no_reason_to_do_without() {
+        // What is taken up to a length, of a kernel that refuses by `errno`.
+        let refused = |longest: usize, errno: Errno| {
+            let take = |program: &[u64]| (program.len() <= longest).then_some(()).ok_or(io::Error::from(errno));
+            load(&EVERYBODYS, take).err().map(|e| is_not_to_be_had(&e))
+        };
+        assert_eq!(refused(usize::MAX, Errno::EINVAL), None);
+        for errno in [Errno::EINVAL, Errno::EACCES] {
+            assert_eq!(refused(2, errno), Some(false), "{errno}");
+            assert_eq!(refused(0, errno), Some(true), "{errno}");
+        }
+        assert_eq!(refused(2, Errno::EPERM), Some(true));
     }
 
     #[test]

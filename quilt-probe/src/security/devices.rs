@@ -16,6 +16,9 @@ const EVERYBODYS: [&str; 8] =
 /// How the note begins that there is no policy, for none could be had on this host (quilt-cgroup's `policy.rs`).
 const NO_POLICY: &str = "no device policy";
 
+/// How the note begins that some of everybody's devices are not allowed by the cgroup above (the same file).
+const LESS: &str = "without some of everybody's devices";
+
 /// One line of v1's `devices.list` (device-cgroup.rst): `c 1:3 rwm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
@@ -57,8 +60,7 @@ pub(crate) fn policy(cgroup: &Cgroup, evidence: &mut Evidence) -> Result<Vec<Str
         let path = hierarchy.path.join("devices.list");
         let list = fs::read_to_string(&path).step(|| format!("read {}", path.display()))?;
         evidence.note("device_policy", "v1");
-        // A cgroup above may allow less, and then the record says so.
-        return Ok(wrong(&list, &cgroup.devices, cgroup.notes.is_empty()));
+        return Ok(wrong(&list, &cgroup.devices, is_whole(&cgroup.notes)));
     }
     let Some(tree) = cgroup.hierarchies.iter().find(|hierarchy| hierarchy.version == 2) else {
         return Ok(vec!["the container is in no cgroup that could keep it from devices".to_owned()]);
@@ -71,6 +73,11 @@ pub(crate) fn policy(cgroup: &Cgroup, evidence: &mut Evidence) -> Result<Vec<Str
     } else {
         Vec::new()
     })
+}
+
+/// Whether everybody's devices are there: a cgroup above may allow less, and then the record says so.
+fn is_whole(notes: &[String]) -> bool {
+    !notes.iter().any(|note| note.starts_with(LESS))
 }
 
 /// What is wrong with a list. `whole`: what is asked must be there, too.
@@ -94,6 +101,15 @@ fn wrong(list: &str, given: &[Device], whole: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_note_on_devices_makes_the_list_shorter() {
+        let note = |text: &str| [text.to_owned()];
+        assert!(is_whole(&[]) && is_whole(&note("--cpus has no effect here")));
+        assert!(!is_whole(&note(
+            "without some of everybody's devices, as the cgroup above does not allow them: c 1:7 rwm"
+        )));
+    }
 
     #[test]
     fn a_list_that_allows_more_or_less() {
