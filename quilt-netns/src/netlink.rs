@@ -13,6 +13,10 @@ use netlink_packet_core::{
 };
 use netlink_sys::Socket;
 
+use list::List;
+
+mod list;
+
 /// `NLMSG_ERROR`, linux/netlink.h; also what an acknowledgement is.
 const ERROR: u16 = 2;
 /// `NLMSGERR_ATTR_MSG`, linux/netlink.h: why, in words.
@@ -125,32 +129,33 @@ impl Netlink {
     }
 
     /// Sends a question that has a list for an answer (NLM_F_DUMP), and collects what is in it, without netlink's headers. The
-    /// kernel makes the next part of it as the one before is taken, so again nothing ever waits.
+    /// kernel makes the next part of it as the one before is taken, so again nothing ever waits. A list that changed while it
+    /// was made may be without what was there all the time: it is asked for again.
     pub fn list<T: NetlinkSerializable>(&mut self, request: Request<T>) -> io::Result<Vec<Vec<u8>>> {
-        /// `NLMSG_DONE`, linux/netlink.h.
-        const DONE: u16 = 3;
+        /// How often; the kernel makes a list in microseconds.
+        const TRIES: u32 = 10;
         let mut header = NetlinkHeader::default();
-        let sequence = self.sequence;
-        self.sequence += 1;
-        (header.sequence_number, header.flags) = (sequence, request.flags | NLM_F_REQUEST);
+        header.flags = request.flags | NLM_F_REQUEST;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.payload));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let mut all = Vec::new();
         let mut buffer: Vec<u8> = Vec::with_capacity(32 << 10);
-        loop {
-            buffer.clear();
-            self.socket.recv(&mut buffer, libc::MSG_DONTWAIT)?;
-            for message in messages(&buffer).filter(|message| message.sequence == sequence) {
-                match message.refusal(0) {
-                    Some(refusal) => return Err(io::Error::from_raw_os_error(refusal.errno)),
-                    None if message.kind == DONE => return Ok(all),
-                    None => all.push(message.payload.to_vec()),
-                }
+        for _ in 0..TRIES {
+            let mut list = List::new(self.sequence);
+            self.sequence += 1;
+            message.header.sequence_number = list.sequence;
+            message.serialize(&mut bytes);
+            self.socket.send(&bytes, 0)?;
+            while !list.ended {
+                buffer.clear();
+                self.socket.recv(&mut buffer, libc::MSG_DONTWAIT)?;
+                list.read(&buffer)?;
+            }
+            if !list.interrupted {
+                return Ok(list.all);
             }
         }
+        Err(io::Error::other(format!("the list changed {TRIES} times while the kernel made it")))
     }
 
     /// Subscribes to the announcements of all links: groups are bits, `RTMGRP_*` (rtnetlink(7)).
