@@ -101,7 +101,14 @@ pub fn tool(instance: &Instance, name: &str) -> Result<OwnedFd, Error> {
 pub fn unreadable(name: &str) -> Result<OwnedFd, Error> {
     let path = bin_dir().join(name);
     let step = || format!("copy {}", path.display());
-    let copy = sealed_copy(&path, name).step(step)?;
+    let copy = sealed_copy(&path, name).map_err(|e| match e.raw_os_error() {
+        // Whoever calls is root, who may read it.
+        Some(libc::EACCES) => {
+            let why = "no program may run from memory here (vm.memfd_noexec=2)";
+            Error { message: why.to_owned(), ..Error::os(step(), e) }
+        }
+        _ => Error::os(step(), e),
+    })?;
     fchmod(&copy, Mode::from_bits_truncate(0o711)).step(step)?;
     Ok(copy)
 }

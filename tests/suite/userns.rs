@@ -239,3 +239,23 @@ fn a_dry_run_tells_of_it() {
         assert!(plan.contains(&line), "no `{line}` in:\n{plan}");
     }
 }
+
+/// Fails if a host that lets no program run from memory is a riddle to who asks for a capability that takes one.
+#[test]
+fn a_host_that_runs_nothing_from_memory_is_named() {
+    let test = "a_host_that_runs_nothing_from_memory_is_named";
+    if !able(test) {
+        return;
+    }
+    let world = World::new("memory");
+    let image = images::busybox().display().to_string();
+    let args = ["create", &image, "--name", "box", "--network", "none", "--userns", "auto", "--cap-add", "SYS_PTRACE"];
+    let record = world.quilt(&[&args[..], &["--stop-after", "cgroup"]].concat()).ok().stdout;
+    let (tool, log) = (crate::harness::bin().join("quilt-spawn").display().to_string(), world.path("log"));
+    // What vm.memfd_noexec=2 says.
+    let inject = ["-f", "-qqq", "-e", "trace=memfd_create", "-e", "inject=memfd_create:error=EACCES"];
+    let words = ["-o", &log.display().to_string(), &tool, "-"];
+    let out = world.run("strace", &[&inject[..], &words].concat()).stdin(record).go();
+    out.failed("quilt-spawn", "denied");
+    assert!(out.stderr.ends_with(": no program may run from memory here (vm.memfd_noexec=2)\n"), "{}", out.stderr);
+}
