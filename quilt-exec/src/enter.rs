@@ -115,7 +115,7 @@ impl Target {
         let leaf = Leaf::create_numbered(&self.cgroup.hierarchies).map_err(|e| self.unless_ended(e))?;
         let made = || -> Result<(sys::Child, sys::Child, UnixStream, OwnedFd, Option<OwnedFd>), Hindered> {
             let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe");
-            let (failure, fail) = pipe()?;
+            let (failure, fail) = words()?;
             // Only a terminal has to be made ready between entering and starting.
             let (wait, go) =
                 if stdio.terminal.is_some() { pipe().map(|(wait, go)| (Some(wait), Some(go)))? } else { (None, None) };
@@ -151,7 +151,14 @@ impl Target {
     }
 }
 
-/// What the child says on `failure` that it failed at; `None` if it is closed without a word. Waits for either.
+/// The pipe for what a child fails at, of which nothing waits: whoever may trace a child inside may take its end, and keep
+/// it, or fill it.
+pub(crate) fn words() -> Result<(OwnedFd, OwnedFd), Error> {
+    pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).step(|| "make a pipe")
+}
+
+/// What the child said on `failure` that it failed at; `None` if it has not. For when it is closed or the child has ended:
+/// the word comes before.
 pub(crate) fn complaint(target: &Target, program: &Program, failure: &OwnedFd) -> Option<ExecError> {
     let mut said = [0u8; 2];
     (read(failure, &mut said) == Ok(2))
@@ -179,8 +186,8 @@ impl Running {
         }
     }
 
-    /// Whether the program has started, or why it could not; waits for either. A program that was killed before it
-    /// started counts as started.
+    /// Why the program could not start, if it could not. For when it has ended, or its streams have. A program that was
+    /// killed before it started counts as started.
     pub fn started(&self, target: &Target, program: &Program) -> Result<(), ExecError> {
         complaint(target, program, &self.failure).map_or(Ok(()), Err)
     }
@@ -194,6 +201,15 @@ impl Running {
         let status = if read(&self.control, &mut said) == Ok(1) { said[0] } else { 125 };
         self.status.set(Some(status));
         status
+    }
+
+    /// The same, if the program ends within `limit`.
+    pub fn status_within(&self, limit: Duration) -> Option<u8> {
+        let heard = || poll(&mut [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)], poll_timeout(limit));
+        if self.status.get().is_none() && heard() == Ok(0) {
+            return None;
+        }
+        Some(self.status())
     }
 
     /// Whether [`Running::status`] is known.
@@ -232,12 +248,9 @@ impl Running {
         self.leaf.kill(limit)?;
         // All of it is dead. But the guard cannot see that if somebody else inside traces a thread of the program and does not
         // wait for its end: then it stays, until the container ends.
-        let heard = poll(&mut [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)], poll_timeout(HEARD));
-        if heard == Ok(0) {
-            self.status.set(Some(128 + Signal::SIGKILL as u8));
-        } else {
-            self.status();
-            self.part();
+        match self.status_within(HEARD) {
+            Some(_) => self.part(),
+            None => self.status.set(Some(128 + Signal::SIGKILL as u8)),
         }
         self.leaf.remove().map(drop)
     }

@@ -103,7 +103,7 @@ fn conduct(
     // What the command left running keeps its leaf; what nobody watches any more is killed. So was what ran out of time,
     // but the guard may have come to remove the leaf before the last of it was dead.
     let timed_out = matches!(ended, Ok(Ending::TimedOut));
-    let left = if !timed_out && (ended.is_ok() || running.has_ended()) {
+    let left = if !timed_out && running.has_ended() {
         running.finish();
         Ok(())
     } else {

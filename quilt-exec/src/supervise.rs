@@ -144,12 +144,23 @@ pub fn supervise(
             }
         };
         let (events, flows) = ready.split_at(3);
+        if !started && (events[1] || events[2]) {
+            if let Err(failed) = running.started(target, program) {
+                // It ends at once, if that was its own word; else it is killed.
+                running.status_within(HEARD);
+                return Err(failed);
+            }
+            started = true;
+        }
         if events[0] {
             for signal in signals.take() {
                 match (&streams.master, ending) {
                     (Some(master), _) if signal == Signal::SIGWINCH => terminal::copy_size(master.as_fd()),
-                    (_, Some(_)) if !matches!(signal, Signal::SIGWINCH | Signal::SIGCONT) => {
-                        // The command is gone; what is left is somebody who does not read.
+                    (_, ending)
+                        if (ending.is_some() || !started) && !matches!(signal, Signal::SIGWINCH | Signal::SIGCONT) =>
+                    {
+                        // The command is gone, and what is left is somebody who does not read; or it is none yet, and somebody
+                        // inside may have stopped what was to become it.
                         return Ok(Ending::Exited(128 + signal as u8));
                     }
                     _ => {
@@ -157,13 +168,6 @@ pub fn supervise(
                     }
                 }
             }
-        }
-        if !started && (events[1] || events[2]) {
-            if let Err(failed) = running.started(target, program) {
-                running.status();
-                return Err(failed);
-            }
-            started = true;
         }
         let mut flows = flows.iter().copied();
         if streams.input.is_some() && flows.next() == Some(true) {

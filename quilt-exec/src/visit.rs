@@ -7,14 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use nix::unistd::pipe2;
 use quilt_record::leaf::{INIT, Leaf};
 use quilt_record::{Error, Step, confine, sys};
 
 use crate::child::{At, Ready, Words, errno, instead, leave_host, told, within};
-use crate::enter::{Program, Running, Scope, Stdio, complaint};
+use crate::enter::{Program, Running, Scope, Stdio, complaint, words};
 use crate::guard::{attend, introduce, introduced};
 use crate::patience::Patience;
 use crate::target::Target;
@@ -41,7 +39,7 @@ impl Target {
         }
         let visit = || -> Result<Running, Error> {
             let leaf = Leaf::open(&self.cgroup.hierarchies, INIT)?;
-            let (failure, fail) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe")?;
+            let (failure, fail) = words()?;
             let (control, theirs) = sys::socket_pair().step(|| "make a pair of sockets")?;
             let words = Words { fail, wait: None };
             let escort = leaf.fork(0, || escort(self, program, &stdio, &words, &theirs, body))?;

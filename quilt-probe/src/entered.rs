@@ -131,7 +131,10 @@ impl Entered {
             // It ended. Either it could not start, and says why, or it was killed.
             self.running.started(target, program).map_err(|failed| Stop::Failed(failed.error))?;
             watch.survived(&self.running)?;
-            return Err(no(format!("the process inside ended with status {}", self.running.status())));
+            return Err(no(match self.running.status_within(WORD) {
+                Some(status) => format!("the process inside ended with status {status}"),
+                None => "the process inside does not answer, nor end".to_owned(),
+            }));
         }
         if answer != nonce {
             return Err(no("what came back from inside is not what was sent there"));
