@@ -119,3 +119,25 @@ fn attacks_by_tracing_find_no_environment() {
     let hits = hits(World::without("environ", "blank-environment"), true);
     assert!(hits.iter().any(|hit| is_environment(hit)), "{hits:?}");
 }
+
+/// Fails if who keeps what a joiner has open can keep the tool waiting for it, beyond its time.
+#[test]
+fn attacks_by_tracing_hold_nobody_up() {
+    let world = World::new("keep");
+    attacking(&world, &["--userns=host"], &["keep"]);
+    let kept = || noted(&world, "hits").len();
+    let before = kept();
+    for round in 0.. {
+        for args in [&["exec", "--timeout=1s", "box", "true"][..], &["exec", "--timeout=1s", "-t", "box", "/nowhere"]] {
+            let out = world.command(args).limit(PROMPT).go();
+            assert!(matches!(out.status, 0 | 124 | 127), "{out:?}");
+        }
+        let out = world.command(&["probe", "--timeout=2s", "--health-check=true", "box"]).limit(PROMPT).go();
+        assert!(matches!(out.status, 0 | 16 | 19), "{out:?}");
+        if kept() > before + 10 {
+            break;
+        }
+        assert!(round < 50, "it kept {} only of {}", kept(), noted(&world, "seen").len());
+    }
+    world.quilt(&["rm", "-f", "box"]).ok();
+}
