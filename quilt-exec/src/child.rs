@@ -42,18 +42,20 @@ pub(crate) enum At {
     Confine,
     Workdir,
     Fork,
+    Session,
     Terminal,
     NotFound,
     Refused,
     Interpreter,
 }
 
-const PLACES: [At; 9] = [
+const PLACES: [At; 10] = [
     At::Namespaces,
     At::Streams,
     At::Confine,
     At::Workdir,
     At::Fork,
+    At::Session,
     At::Terminal,
     At::NotFound,
     At::Refused,
@@ -66,24 +68,33 @@ pub(crate) type Failed = (At, Errno);
 pub(crate) fn explain(target: &Target, program: &Program, place: usize, errno: Errno) -> ExecError {
     let name = program.argv.first().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let os = |step: String| Error::os(step, errno);
-    let blaming = |error: Error, calls: &[starting::Call]| match target.blame(calls, errno) {
+    // What was done before the filter was in force is not its fault.
+    let blaming = |error: Error, filtered: bool, calls: &[starting::Call]| match filtered
+        .then(|| target.blame(calls, errno))
+        .flatten()
+    {
         Some(blame) => Error { message: format!("{}: {blame}", error.message), ..error },
         None => error,
     };
+    let rules = &program.confine.rules;
+    let early = rules.filter_comes_early();
     let (status, error) = match PLACES.get(place).copied().unwrap_or(At::Namespaces) {
         At::Namespaces if errno == Errno::ESRCH => (125, not_running(&target.id)),
         At::Namespaces => (125, os(format!("enter the namespaces of {}", target.id))),
         At::Streams => (125, os("open the standard streams inside".to_owned())),
-        At::Confine => (125, blaming(os("confine the command".to_owned()), &starting::CONFINE)),
+        At::Confine => (125, blaming(os("confine the command".to_owned()), !rules.no_new_privs, &starting::CONFINE)),
         At::Workdir => (125, os(format!("change to the directory {}", program.workdir.to_string_lossy()))),
         // In a pid namespace whose init is ending nobody is born; that is what the kernel calls it (`alloc_pid`).
         At::Fork if errno == Errno::ENOMEM && wait_gone(&target.pidfd, ENDING).unwrap_or(false) => {
             (125, not_running(&target.id))
         }
-        At::Fork => (125, blaming(unforked("start the command", errno), &starting::FORK)),
-        At::Terminal => (125, os("make the terminal the command's own".to_owned())),
+        At::Fork => (125, blaming(unforked("start the command", errno), early, &starting::FORK)),
+        At::Session => (125, blaming(os("give the command a session".to_owned()), early, &starting::SESSION)),
+        At::Terminal => {
+            (125, blaming(os("make the terminal the command's own".to_owned()), early, &starting::TERMINAL))
+        }
         At::NotFound => (127, os(format!("run {name}"))),
-        At::Refused => (126, blaming(os(format!("run {name}")), &starting::EXEC)),
+        At::Refused => (126, blaming(os(format!("run {name}")), true, &starting::EXEC)),
         At::Interpreter => {
             let why = "its interpreter (after #!, or the dynamic loader) is not there";
             (126, Error { message: why.to_owned(), ..os(format!("run {name}")) })
@@ -249,7 +260,7 @@ fn execute(program: &Program, terminal: bool, wait: Option<OwnedFd>, act: impl F
     // After the change of credentials, which would forget it.
     let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
     if let Err(e) = sys::leave_session() {
-        return (At::Streams, e);
+        return (At::Session, e);
     }
     if terminal && let Err(e) = sys::set_controlling_terminal(io::stdin().as_fd()) {
         return (At::Terminal, errno(&e));

@@ -56,7 +56,7 @@ pub fn check(want: &Want) -> Result<(), Error> {
             let capabilities = capabilities(want, CapSet::ALL, &mut Vec::new())?;
             let options = Options { capabilities: capabilities.0, abi32: want.abi32 };
             let filter = quilt_seccomp::from_docker(profile, &options).map_err(|why| invalid("seccomp", why))?;
-            starts(want, &filter)
+            starts(want, &Rules { capabilities, no_new_privs: no_new_privs(want), ..Rules::default() }, &filter)
         }
         Some(_) => {
             Err(invalid("seccomp", "in a record it is `off` or the profile itself, as text (--seccomp FILE reads one)"))
@@ -64,11 +64,16 @@ pub fn check(want: &Want) -> Result<(), Error> {
     }
 }
 
-/// Refuses a profile by which the container could not start: init has it from its first moment on.
-fn starts(want: &Want, filter: &[u8]) -> Result<(), Error> {
+/// Refuses a profile by which the container could not start, or be joined: init has it from its first moment on, and under
+/// some rules so has what joins.
+fn starts(want: &Want, rules: &Rules, filter: &[u8]) -> Result<(), Error> {
     let mut calls = starting::INIT.to_vec();
-    if !want.command.is_empty() || !no_new_privs(want) {
+    if !want.command.is_empty() || !rules.no_new_privs {
         calls.extend(starting::CONFINE);
+    }
+    if rules.filter_comes_early() {
+        calls.extend(starting::FORK);
+        calls.extend(starting::SESSION);
     }
     if !want.command.is_empty() {
         calls.extend(starting::FORK);
@@ -258,6 +263,21 @@ mod tests {
         let privileged = confinement(&Want { privileged: true, ..Want::default() }, held)?;
         assert_eq!((privileged.rules.no_new_privs, privileged.notes.len()), (true, 2));
         Ok(())
+    }
+
+    #[test]
+    fn a_profile_must_let_in_what_joins_under_it() {
+        let refusing = |name: &str| {
+            let rule = format!(r#"{{"names": ["{name}"], "action": "SCMP_ACT_ERRNO"}}"#);
+            Some(format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#))
+        };
+        for name in ["setsid", "clone3"] {
+            let why = format!("the profile refuses {name}, which it takes to start a container");
+            let says = |want: Want| check(&Want { seccomp: refusing(name), ..want }).err().map(|e| e.message);
+            assert_eq!(says(Want::default()), None);
+            assert_eq!(says(with(&["SYS_PTRACE"], &[])), Some(why.clone()));
+            assert_eq!(says(Want { no_new_privs: Some(Switch::Off), ..Want::default() }), Some(why));
+        }
     }
 
     #[test]

@@ -219,6 +219,14 @@ fn confinement_by_a_profile_that_refuses_too_much() {
     world.quilt(&["create", &image, "--name", "box", "--seccomp", &file]).ok();
     let why = "quilt-exec: run true: Operation not permitted: the container's seccomp profile refuses execve\n";
     world.quilt(&["exec", "box", "true"]).is(126, "", why);
+    world.quilt(&["rm", "-f", "box"]).ok();
+    // Where the container may trace, a command has it before it has its terminal.
+    let file = refusing(r#""ioctl""#);
+    world.quilt(&["create", &image, "--name", "box", "--seccomp", &file, "--cap-add=SYS_PTRACE"]).ok();
+    world.quilt(&["exec", "box", "true"]).is(0, "", "");
+    let why = "quilt-exec: make the terminal the command's own: Operation not permitted: the container's seccomp profile \
+        refuses ioctl\n";
+    world.quilt(&["exec", "-t", "box", "true"]).is(125, "", why);
 }
 
 /// Fails if bad input is not refused by one line, before anything is made.

@@ -31,6 +31,12 @@ impl Rules {
     pub fn may_trace(&self) -> bool {
         self.capabilities.has(SYS_PTRACE)
     }
+
+    /// Whether what joins has the filter already when it forks the process that is seen inside: without no_new_privs it
+    /// takes a capability that goes before that ([`super::apply`]), and whoever may trace must see nobody without it.
+    pub fn filter_comes_early(&self) -> bool {
+        self.may_trace() || !self.no_new_privs
+    }
 }
 
 /// Which filter of system calls.

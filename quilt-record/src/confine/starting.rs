@@ -23,9 +23,16 @@ pub const FORK: [Call; 2] = [
     ("clone", libc::SYS_clone, [(libc::CLONE_PIDFD | libc::SIGCHLD) as u64, 0, 1]),
 ];
 
+/// How a command gets a session of its own.
+pub const SESSION: [Call; 1] = [("setsid", libc::SYS_setsid, [0, 0, 0])];
+
+/// How a command with a terminal gets that for its session. (The number is an int to musl.)
+#[allow(clippy::unnecessary_cast)]
+pub const TERMINAL: [Call; 1] = [("ioctl", libc::SYS_ioctl, [0, libc::TIOCSCTTY as u64, 0])];
+
 /// What else the container's init does for its command.
 pub const COMMAND: [Call; 4] = [
-    ("setsid", libc::SYS_setsid, [0, 0, 0]),
+    SESSION[0],
     ("chdir", libc::SYS_chdir, [1, 0, 0]),
     ("getcwd", libc::SYS_getcwd, [1, 4096, 0]),
     ("execve", libc::SYS_execve, [1, 1, 1]),
