@@ -70,11 +70,12 @@ impl Patience<'_> {
             if let Some(signal) = signals.into_iter().find(|s| !matches!(s, Signal::SIGWINCH | Signal::SIGCONT)) {
                 return Err(Hindered::Ended(Ending::Exited(128 + signal as u8)));
             }
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Hindered::Ended(Ending::TimedOut));
-            }
-            if heard == 0 {
+            let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if heard == 0 || late {
                 target.refuse_paused()?;
+            }
+            if late {
+                return Err(Hindered::Ended(Ending::TimedOut));
             }
         }
     }

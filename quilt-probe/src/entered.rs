@@ -89,7 +89,7 @@ impl Entered {
         };
         let running = running.map_err(|e| match e.code {
             Code::NotFound => Stop::Dead,
-            Code::Timeout => no(unanswered()),
+            Code::Timeout => watch.late(unanswered()),
             _ => Stop::Failed(e),
         })?;
         let socket = UnixStream::from(socket);

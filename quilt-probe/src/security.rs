@@ -140,10 +140,11 @@ fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Resul
     let step = || "prepare to look from inside";
     let (socket, theirs) = sys::socket_pair().step(step)?;
     let stdio = Stdio { stdin: Some(theirs), ..Stdio::default() };
-    let running = target.visit(&program, stdio, Some(deadline), body).map_err(|e| match e.code {
-        Code::Timeout => no("no answer from inside"),
-        _ => Stop::Failed(e),
-    })?;
+    let running =
+        target.visit(&program, stdio, Some(deadline), facts::descriptors, body).map_err(|e| match e.code {
+            Code::Timeout => watch.late("no answer from inside"),
+            _ => Stop::Failed(e),
+        })?;
     let socket = UnixStream::from(socket);
     let answer = || -> Result<Vec<u8>, Stop> {
         let mut text = Vec::new();

@@ -61,6 +61,11 @@ impl<'a> Watch<'a> {
         self.overall.min(Instant::now() + limit)
     }
 
+    /// What to say of something that has taken too long: that the phase has, unless all the time there was is up.
+    pub(crate) fn late(&self, why: impl Into<String>) -> Stop {
+        if Instant::now() >= self.overall { Stop::Overall } else { no(why) }
+    }
+
     /// Waits until one of `fds` is readable or hung up, the first of them if there are several.
     pub(crate) fn wait(&self, fds: &[BorrowedFd<'_>], deadline: Instant) -> Result<Event, Stop> {
         let mut all = fds.to_vec();

@@ -164,6 +164,7 @@ fn attacks_by_stopping_what_joins_among_the_hosts_processes() {
     for args in [&["probe", "--timeout=1s", "box"][..], &["probe", "--timeout=1s", "--health-check=true", "box"]] {
         let out = timed(args);
         assert!(matches!(out.status, 0 | 16 | 19), "{out:?}");
+        assert!(!out.stderr.contains("within 3s"), "it had one only: {out:?}");
     }
     let out = timed(&["probe", "--timeout=1s", "--security", "box"]);
     assert!(matches!(out.status, 0 | 16 | 19), "{out:?}");
