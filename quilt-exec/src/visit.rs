@@ -2,13 +2,15 @@
 //! clear away than for a command: no cgroup leaf of its own, no program to load, and one process for what maker and guard
 //! are otherwise.
 
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use quilt_record::leaf::{INIT, Leaf};
+use quilt_record::process::wait_dead;
 use quilt_record::{Error, Step, confine, sys};
 
 use crate::child::{At, Ready, Words, errno, instead, leave_host, told, within};
@@ -16,6 +18,9 @@ use crate::enter::{Program, Running, Scope, Stdio, complaint, words};
 use crate::guard::{attend, introduce, introduced};
 use crate::patience::Patience;
 use crate::target::Target;
+
+/// How long an escort may take to go when it is told to, and again when it is killed.
+const CALLED_OFF: Duration = Duration::from_millis(200);
 
 impl Target {
     /// Runs `body` in a process inside, confined as `program` says and in its working directory, but in the leaf of the
@@ -46,7 +51,7 @@ impl Target {
             drop((stdio, words, theirs));
             let control = UnixStream::from(control);
             if let Err(why) = patience.hear_of(self, control.as_fd()) {
-                let _ = sys::pidfd_send_signal(escort.pidfd.as_fd(), Signal::SIGKILL);
+                call_off(&escort, &control);
                 return Err(why.into());
             }
             match introduced(&control) {
@@ -65,6 +70,20 @@ fn escort(
     target: &Target,
     program: &Program,
     stdio: &Stdio,
+/// Ends a visit of which nothing has been heard. The escort is told first, as it would be by the tool's death, and then
+/// leaves no visitor behind; one that does not go is killed, with the visitor that it may just have introduced.
+fn call_off(escort: &sys::Child, control: &UnixStream) {
+    let _ = control.shutdown(Shutdown::Write);
+    if !wait_dead(&escort.pidfd, CALLED_OFF).unwrap_or(false) {
+        let _ = sys::pidfd_send_signal(escort.pidfd.as_fd(), Signal::SIGKILL);
+        let _ = wait_dead(&escort.pidfd, CALLED_OFF);
+    }
+    let _ = control.set_nonblocking(true);
+    if let Ok(Some(visitor)) = sys::receive_fd(control.as_fd()) {
+        let _ = sys::pidfd_send_signal(visitor.as_fd(), Signal::SIGKILL);
+    }
+}
+
     words: &Words,
     control: &OwnedFd,
     body: impl FnOnce() -> u8,
