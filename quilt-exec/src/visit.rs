@@ -24,30 +24,36 @@ const CALLED_OFF: Duration = Duration::from_millis(200);
 
 impl Target {
     /// Runs `body` in a process inside, confined as `program` says and in its working directory, but in the leaf of the
-    /// container's init; the process ends with the status that `body` returns. The calling process must have one thread.
+    /// container's init; the process ends with the status that `body` returns. `body` gets what `first` saw there, to which
+    /// everything is still open that would be as a command is executed. The calling process must have one thread.
     /// If it dies, the visitor is killed. Fails with `timeout`, and nothing is left, if the visitor is not there by
     /// `deadline`.
     ///
     /// In a container that sees the host's processes it enters as a command does: there the escort could be seen, too, and
     /// stopped. And in one that may trace, where the filter would be the escort's, who may do more than a command.
-    pub fn visit(
+    pub fn visit<T>(
         &self,
         program: &Program,
         stdio: Stdio,
         deadline: Option<Instant>,
-        body: impl FnOnce() -> u8,
+        first: impl FnOnce() -> T,
+        body: impl FnOnce(T) -> u8,
     ) -> Result<Running, Error> {
         let patience = Patience { deadline, signals: None };
         let (_, private_pid) = self.namespaces();
         if !private_pid || program.confine.rules.may_trace() {
-            return Ok(self.enter_from(program, stdio, patience, None, || instead(body))?);
+            let act = || {
+                let seen = first();
+                instead(|| body(seen))
+            };
+            return Ok(self.enter_from(program, stdio, patience, None, act)?);
         }
         let visit = || -> Result<Running, Error> {
             let leaf = Leaf::open(&self.cgroup.hierarchies, INIT)?;
             let (failure, fail) = words()?;
             let (control, theirs) = sys::socket_pair().step(|| "make a pair of sockets")?;
             let words = Words { fail, wait: None };
-            let escort = leaf.fork(0, || escort(self, program, &stdio, &words, &theirs, body))?;
+            let escort = leaf.fork(0, || escort(self, program, &stdio, &words, &theirs, first, body))?;
             drop((stdio, words, theirs));
             let control = UnixStream::from(control);
             if let Err(why) = patience.hear_of(self, control.as_fd()) {
@@ -64,12 +70,6 @@ impl Target {
     }
 }
 
-/// The life of the visitor's parent: it goes in but for the pid namespace, where nobody could see it, forks the visitor,
-/// and attends it as a guard does, by whose protocol it talks over `control`.
-fn escort(
-    target: &Target,
-    program: &Program,
-    stdio: &Stdio,
 /// Ends a visit of which nothing has been heard. The escort is told first, as it would be by the tool's death, and then
 /// leaves no visitor behind; one that does not go is killed, with the visitor that it may just have introduced.
 fn call_off(escort: &sys::Child, control: &UnixStream) {
@@ -84,9 +84,16 @@ fn call_off(escort: &sys::Child, control: &UnixStream) {
     }
 }
 
+/// The life of the visitor's parent: it goes in but for the pid namespace, where nobody could see it, forks the visitor,
+/// and attends it as a guard does, by whose protocol it talks over `control`.
+fn escort<T>(
+    target: &Target,
+    program: &Program,
+    stdio: &Stdio,
     words: &Words,
     control: &OwnedFd,
-    body: impl FnOnce() -> u8,
+    first: impl FnOnce() -> T,
+    body: impl FnOnce(T) -> u8,
 ) -> u8 {
     let _ = sys::leave_session();
     sys::block_all_signals();
@@ -102,13 +109,14 @@ fn call_off(escort: &sys::Child, control: &UnixStream) {
     let visitor = sys::fork(0, None, || {
         // After the change of credentials, which would forget it.
         let _ = sys::set_parent_death_signal(Some(Signal::SIGKILL));
+        let seen = first();
         // It must not keep its parent's ends open.
         let _ = sys::close_from(3);
         // It does nothing that a command could not.
         if confine::seal(&program.confine).is_err() {
             return 1;
         }
-        body()
+        body(seen)
     });
     let visitor = match visitor {
         Ok(visitor) => visitor,

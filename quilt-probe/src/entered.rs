@@ -84,7 +84,7 @@ impl Entered {
         let stderr = Some(stdout.try_clone().step(step)?);
         let stdio = Stdio { stdin: Some(theirs), stdout: Some(stdout), stderr, terminal: None };
         let running = match once {
-            true => target.visit(&program, stdio, Some(deadline), visitor),
+            true => target.visit(&program, stdio, Some(deadline), || (), |()| visitor()),
             false => target.enter(&program, stdio, Some(deadline)),
         };
         let running = running.map_err(|e| match e.code {

@@ -27,7 +27,7 @@ mod facts;
 mod golden;
 mod held;
 
-use facts::{Facts, Wanted};
+use facts::{Descriptors, Facts, Wanted};
 use golden::{Extra, Own};
 
 /// How long the phase may take.
@@ -61,7 +61,7 @@ pub(crate) fn look(record: &Record, target: &Target, watch: &Watch<'_>, evidence
     let targets: Vec<String> = extras.iter().map(|extra| extra.target.clone()).collect();
     let tries = calls::tries(rules.seccomp, target.root().filter.as_deref());
     let wanted = Wanted { read: &golden::masked(), write: &golden::READ_ONLY, targets: &targets, calls: &tries };
-    let text = visit(target, watch, || visitor(&wanted))?;
+    let text = visit(target, watch, |descriptors| visitor(&wanted, descriptors))?;
     let seen: Facts = serde_json::from_slice(&text).map_err(|e| no(format!("what came back from inside: {e}")))?;
     let step = || "look at what this process may do";
     let own = held::Own {
@@ -128,7 +128,7 @@ fn cgroups(target: &Target) -> Result<Vec<(u64, u64)>, Error> {
 }
 
 /// Sends a visitor in, and reads all it has to say.
-fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Result<Vec<u8>, Stop> {
+fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce(Descriptors) -> u8) -> Result<Vec<u8>, Stop> {
     let deadline = watch.deadline(LIMIT);
     let program = Program {
         argv: vec![c"quilt-probe".to_owned()],
@@ -173,8 +173,8 @@ fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce() -> u8) -> Resul
 }
 
 /// The life of the visitor.
-fn visitor(wanted: &Wanted<'_>) -> u8 {
-    let facts = Facts::gather(wanted);
+fn visitor(wanted: &Wanted<'_>, descriptors: Descriptors) -> u8 {
+    let facts = Facts::gather(wanted, descriptors);
     let told = sys::duplicate_number(0).map(File::from).and_then(|socket| {
         serde_json::to_writer(std::io::BufWriter::new(socket), &facts).map_err(std::io::Error::other)
     });

@@ -100,6 +100,27 @@ fn deviations_of_the_device_policy_are_found() {
     assert_eq!(deviations(&world, "box"), [""; 0]);
 }
 
+/// Fails if a descriptor of the caller's can be open in a command without being seen, whichever way the look goes in.
+#[test]
+fn deviations_of_descriptors_are_found() {
+    let probe = |world: &World| {
+        let quilt = repo().join("scripts/quilt");
+        let line = format!("exec 9</; exec {} probe --security box", quilt.display());
+        world.run("sh", &["-c", &line]).go()
+    };
+    for options in [&[][..], &["--cap-add=SYS_PTRACE"]] {
+        let world = World::new("open");
+        world.create("box", options);
+        probe(&world).ok();
+        drop(world);
+        let world = World::without("open", "close-fds");
+        world.create("box", options);
+        let out = probe(&world);
+        out.failed("quilt-probe", "not_ready");
+        assert!(out.stderr.contains("a descriptor is open inside: 9 "), "{out:?}");
+    }
+}
+
 /// Fails if resource limits can be lower than what was asked without being seen.
 #[test]
 fn deviations_of_limits_are_found() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -47,7 +47,7 @@ pub(crate) struct Facts {
     pub(crate) readable: Vec<String>,
     /// Those that can be opened for writing.
     pub(crate) writable: Vec<String>,
-    /// Open descriptors above the standard streams.
+    /// Descriptors above the standard streams that a command would have open.
     pub(crate) descriptors: Vec<String>,
     /// What each call came to that was tried: an errno, 0 for success.
     pub(crate) calls: Vec<i32>,
@@ -70,7 +70,7 @@ pub(crate) struct Wanted<'a> {
 
 impl Facts {
     /// Looks, where the caller is.
-    pub(crate) fn gather(wanted: &Wanted<'_>) -> Facts {
+    pub(crate) fn gather(wanted: &Wanted<'_>, descriptors: Descriptors) -> Facts {
         let mut facts = Facts::default();
         let mut blind = |what: &str, why: String| facts.blind.push(format!("{what}: {why}"));
         match Status::read("self") {
@@ -97,7 +97,10 @@ impl Facts {
         facts.targets = wanted.targets.iter().map(leads).collect();
         facts.readable = wanted.read.iter().filter(|path| readable(path)).map(|path| (*path).to_owned()).collect();
         facts.writable = wanted.write.iter().filter(|path| writable(path)).map(|path| (*path).to_owned()).collect();
-        facts.descriptors = descriptors();
+        match descriptors {
+            Ok(open) => facts.descriptors = open,
+            Err(e) => blind("the open descriptors", e.to_string()),
+        }
         facts.calls = wanted.calls.iter().map(Try::run).collect();
         facts
     }
@@ -153,15 +156,28 @@ fn list_devices(dir: &Path, devices: &mut BTreeMap<String, String>, depth: u32) 
     }
 }
 
-fn descriptors() -> Vec<String> {
-    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    // The one that lists them is there only as long as it lists.
-    let open =
-        entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, fs::read_link(entry.path()).ok()?)));
-    let above = open.filter(|(number, target)| {
-        number.parse::<u32>().is_ok_and(|number| number > 2) && !target.starts_with("/proc/")
-    });
-    above.map(|(number, target)| format!("{number} {}", target.display())).collect()
+/// See [`descriptors`].
+pub(crate) type Descriptors = io::Result<Vec<String>>;
+
+/// What exec would leave open beside the standard streams: number, and what it is.
+pub(crate) fn descriptors() -> Descriptors {
+    let mut open = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.parse::<u32>().is_ok_and(|number| number > 2) && survives_exec(&name)? {
+            open.push(format!("{name} {}", fs::read_link(entry.path())?.display()));
+        }
+    }
+    Ok(open)
+}
+
+/// Whether a descriptor is not close-on-exec, by the octal flags in `/proc/self/fdinfo` (proc(5)).
+fn survives_exec(number: &str) -> io::Result<bool> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    let flags = info.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    let flags = flags.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected /proc/self/fdinfo"))?;
+    Ok(flags & libc::O_CLOEXEC == 0)
 }
 
 #[cfg(test)]
