@@ -165,11 +165,30 @@ fn visit(target: &Target, watch: &Watch<'_>, body: impl FnOnce(Descriptors) -> u
     let text = answer();
     let _ = socket.shutdown(Shutdown::Both);
     // It has said all it had to say, and ends, unless somebody inside stopped it.
-    match text.is_ok() && wait_dead(&running.child.pidfd, END).step(|| "wait for the process inside")? {
-        true => running.finish(),
-        false => running.kill(LIMIT)?,
+    if !(text.is_ok() && wait_dead(&running.child.pidfd, END).step(|| "wait for the process inside")?) {
+        running.kill(LIMIT)?;
+        return text;
     }
-    text
+    let silent = matches!(&text, Ok(text) if text.is_empty());
+    let survived = if silent { watch.survived(&running) } else { Ok(()) };
+    let status = running.status();
+    running.finish();
+    survived?;
+    if silent { Err(no(unsaid(status))) } else { text }
+}
+
+/// What to say of a visitor that ended before it said anything.
+fn unsaid(status: u8) -> String {
+    let what = "the process that looks from inside";
+    match status.checked_sub(128).filter(|signal| *signal > 0) {
+        Some(signal) if i32::from(signal) == libc::SIGSYS => {
+            format!(
+                "{what} was killed by signal {signal}: the container's seccomp profile refuses what it takes to look"
+            )
+        }
+        Some(signal) => format!("{what} was killed by signal {signal}"),
+        None => format!("{what} ended with status {status}, and said nothing"),
+    }
 }
 
 /// The life of the visitor.

@@ -121,6 +121,32 @@ fn deviations_of_descriptors_are_found() {
     }
 }
 
+/// Fails if a profile that keeps the look from looking makes it fail with a riddle, or not at all.
+#[test]
+fn deviations_that_a_profile_hides() {
+    let world = World::new("hides");
+    let image = images::busybox();
+    let look = |names: &str, action: &str, options: &[&str]| {
+        let rule = format!(r#"{{"names": [{names}], "action": "SCMP_ACT_{action}"}}"#);
+        let text = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#);
+        let file = world.write("profile.json", &text);
+        let create = ["create", image.to_str().unwrap(), "--name", "box", "--seccomp", &file];
+        world.quilt(&[&create[..], options].concat()).ok();
+        let out = world.quilt(&["probe", "--security", "box"]);
+        world.quilt(&["rm", "-f", "box"]).ok();
+        out.failed("quilt-probe", "not_ready");
+        out.stderr
+    };
+    let killed = look(r#""getdents64""#, "KILL_PROCESS", &[]);
+    let why = "was killed by signal 31: the container's seccomp profile refuses what it takes to look\n";
+    assert!(killed.ends_with(why), "{killed}");
+    let blind = look(r#""statx", "newfstatat", "stat", "lstat""#, "ERRNO", &["--network=none"]);
+    assert!(blind.contains("cannot look from inside at /sys/fs/cgroup"), "{blind}");
+    // By then it has the filter.
+    let blind = look(r#""getdents64""#, "ERRNO", &["--cap-add=SYS_PTRACE"]);
+    assert!(blind.contains("cannot look from inside at the open descriptors: "), "{blind}");
+}
+
 /// Fails if resource limits can be lower than what was asked without being seen.
 #[test]
 fn deviations_of_limits_are_found() {

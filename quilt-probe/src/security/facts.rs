@@ -93,8 +93,17 @@ impl Facts {
         let numbers =
             |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino())).map_err(|e| e.to_string());
         facts.cgroups = cgroups.map(|mount| (mount.target.clone(), numbers(&mount.target))).collect();
-        let leads = |path: &String| Some(fs::canonicalize(path).ok()?.to_string_lossy().into_owned());
-        facts.targets = wanted.targets.iter().map(leads).collect();
+        for path in wanted.targets {
+            let leads = fs::canonicalize(path);
+            // Root without capabilities may not go everywhere, and what is gone is missed among the mounts.
+            let usual = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+            if let Err(e) = leads.as_ref()
+                && !(usual.contains(&e.kind()) && e.raw_os_error() != Some(libc::EPERM))
+            {
+                blind(path, e.to_string());
+            }
+            facts.targets.push(leads.ok().map(|leads| leads.to_string_lossy().into_owned()));
+        }
         facts.readable = wanted.read.iter().filter(|path| readable(path)).map(|path| (*path).to_owned()).collect();
         facts.writable = wanted.write.iter().filter(|path| writable(path)).map(|path| (*path).to_owned()).collect();
         match descriptors {
