@@ -15,7 +15,8 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::Termios;
-use nix::unistd::{pipe2, read, write};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Pid, pipe2, read, write};
 use quilt_record::leaf::Leaf;
 use quilt_record::process::{reap, zombie_status};
 use quilt_record::{Error, Step, sys};
@@ -119,6 +120,11 @@ fn start(leaf: &Leaf, program: impl FnOnce(OwnedFd) -> u8) -> Result<(sys::Child
     match read(&told, &mut pid) {
         Ok(4) => {
             let pid = i32::from_ne_bytes(pid);
+            // Whoever may trace inside can take the pipe, and name somebody else's process.
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+            if let Err(Errno::ECHILD) = waitid(Id::Pid(Pid::from_raw(pid)), look) {
+                return Err(Error::os(step(), Errno::ECHILD));
+            }
             // It is this process's child and not reaped yet, so the pid is its own.
             Ok((sys::Child { pid, pidfd: sys::pidfd_open(pid).step(step)? }, Some(child)))
         }
