@@ -254,7 +254,9 @@ mod tests {
     fn what_holds_for_the_caller_holds_for_the_container() -> Result<(), Error> {
         let held = Caller { no_new_privs: true, filtered: true, ..Caller::FREE };
         let off = Some("off".to_owned());
-        let unfiltered = confinement(&Want { seccomp: off.clone(), ..Want::default() }, held)?;
+        // Whether it has no_new_privs is looked at only where that is to be off.
+        let filtered = Caller { no_new_privs: false, ..held };
+        let unfiltered = confinement(&Want { seccomp: off.clone(), ..Want::default() }, filtered)?;
         assert_eq!((unfiltered.rules.seccomp, unfiltered.notes), (Seccomp::Inherited, vec![INHERITED.to_owned()]));
         let free = confinement(&Want { seccomp: off, ..Want::default() }, Caller::FREE)?;
         assert_eq!((free.rules.seccomp, free.notes.len()), (Seccomp::Off, 1));
