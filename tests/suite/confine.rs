@@ -341,7 +341,7 @@ fn confinement_that_is_missing_is_found_from_inside() {
         ("read-only-paths", "/proc/sys/kernel/core_pattern can be written"),
         ("umask", "Umask is "),
         ("rlimits", "the resource limit core is "),
-        ("cgroup-mount", "/sys/fs/cgroup can be written; "),
+        ("cgroup-mount", "/sys/fs/cgroup can be written"),
         ("devices", "keeps the container from devices"),
     ] {
         let world = World::without("missing", defence);
