@@ -133,8 +133,9 @@ fn attacks_by_stopping_what_joins_among_the_hosts_processes() {
         return;
     }
     let image = images::hostile(&world.path("image"));
-    // Ids that no other container has, of another instance either: the attacker stops all that it may.
-    let first = (1u32 << 31) + std::process::id() % 15000 * 65536;
+    // Ids that no other container has, of another instance either: the attacker stops all that it may. (Below 2^31, as an
+    // older kernel's devpts takes no gid from there on.)
+    let first = (1u32 << 29) + std::process::id() % 8000 * 65536;
     let ids = format!("{first}:{first}:65536");
     world.create_from(&image, "box", &["--pid=host", "--userns", &ids]);
     let attack = world.command(&["exec", "box", "/bin/attack", "stop"]).start();
