@@ -100,6 +100,19 @@ fn group(address: Ipv4Addr) -> LinkAttribute {
     LinkAttribute::Group(group_of(address))
 }
 
+/// A MAC address behind a port, in its bridge's table.
+fn fdb(port: u32, mac: Mac) -> NeighbourMessage {
+    let mut entry = NeighbourMessage::default();
+    entry.header = NeighbourHeader {
+        family: AddressFamily::Bridge,
+        ifindex: port,
+        flags: NeighbourFlags::Controller,
+        ..NeighbourHeader::default()
+    };
+    entry.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+    entry
+}
+
 /// No IPv6 address of any kind on the host's side.
 fn no_ipv6() -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
@@ -138,17 +151,7 @@ impl Message {
                 address.header.family = AddressFamily::Inet;
                 (Rtnl::GetAddress(address), NLM_F_DUMP)
             }
-            Message::GetFdb { name, mac } => {
-                let mut entry = NeighbourMessage::default();
-                entry.header = NeighbourHeader {
-                    family: AddressFamily::Bridge,
-                    ifindex: names.index(name),
-                    flags: NeighbourFlags::Controller,
-                    ..NeighbourHeader::default()
-                };
-                entry.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
-                (Rtnl::GetNeighbour(entry), 0)
-            }
+            Message::GetFdb { name, mac } => (Rtnl::GetNeighbour(fdb(names.index(name), *mac)), 0),
             Message::NewBridge { name, mac } => {
                 let link = LinkMessageBuilder::<LinkBridge>::new(name)
                     .address(mac.0.to_vec())
@@ -219,16 +222,9 @@ impl Message {
                 (Rtnl::NewLink(link.build()), 0)
             }
             Message::Fdb { name, mac } => {
-                let mut entry = NeighbourMessage::default();
-                entry.header = NeighbourHeader {
-                    family: AddressFamily::Bridge,
-                    ifindex: names.index(name),
-                    // Static: neither learned nor forgotten.
-                    state: NeighbourState::Noarp,
-                    flags: NeighbourFlags::Controller,
-                    ..NeighbourHeader::default()
-                };
-                entry.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+                let mut entry = fdb(names.index(name), *mac);
+                // Static: neither learned nor forgotten.
+                entry.header.state = NeighbourState::Noarp;
                 (Rtnl::NewNeighbour(entry), NLM_F_CREATE | NLM_F_REPLACE)
             }
             Message::Up { name } => (Rtnl::NewLink(LinkUnspec::new_with_index(names.index(name)).up().build()), 0),
