@@ -137,7 +137,7 @@ pub enum Pid {
     /// A pid namespace of its own: init is 1, nothing else is seen.
     #[default]
     Private,
-    /// The host's: unsafe for code that is not trusted, as `kill -9 -1` then reaches the host.
+    /// The host's: its processes are seen, with their command lines. Takes a user namespace, or `kill -9 -1` would reach them.
     Host,
 }
 
